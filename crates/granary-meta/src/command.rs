@@ -1,0 +1,349 @@
+//! Every change of metadata, as a value. `apply` turns a command into a write batch and an outcome,
+//! deterministically: times and ids are in the command.
+
+use bytes::Bytes;
+use granary_types::{
+    BucketId, BucketName, DriveId, DriveNo, ObjectKey, PartId, Placement, Timestamp, UploadId, VersionId,
+};
+use granary_types::Checksum;
+use serde::{Deserialize, Serialize};
+
+use crate::records::{
+    BucketOptions, BucketRecord, ObjectRecord, PartRecord, Retention, UploadRecord, Versioning,
+};
+
+/// A command with what the proposer adds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// The proposer's clock when it proposed.
+    pub at: Timestamp,
+    /// The command.
+    pub command: Command,
+}
+
+/// An ETag condition: `*`, or any of a list (without quotes).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EtagMatch {
+    /// `*`
+    Any,
+    /// Any of these.
+    OneOf(Vec<String>),
+}
+
+/// Preconditions of a write, checked inside `apply` against the key's current version.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Condition {
+    /// `If-Match`.
+    pub if_match: Option<EtagMatch>,
+    /// `If-None-Match`.
+    pub if_none_match: Option<EtagMatch>,
+    /// `x-amz-if-match-size` (deletes).
+    pub if_match_size: Option<u64>,
+    /// `x-amz-if-match-last-modified-time` (deletes), whole seconds.
+    pub if_match_last_modified: Option<Timestamp>,
+}
+
+/// One part named by CompleteMultipartUpload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompletedPart {
+    /// Part number, `1..=10_000`.
+    pub number: u16,
+    /// ETag as the client gave it, without quotes.
+    pub etag: String,
+    /// Checksum the client gave for the part, if any.
+    pub checksum: Option<Checksum>,
+}
+
+/// A change to a bucket's record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BucketChange {
+    /// Versioning state (`Off` cannot be returned to).
+    Versioning(Versioning),
+    /// Put or remove a configuration document.
+    Document {
+        /// S3 subresource name.
+        name: String,
+        /// The document; `None` removes it.
+        value: Option<Vec<u8>>,
+    },
+    /// Replace the engine settings.
+    Options(BucketOptions),
+}
+
+/// A change to a version's mutable attributes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VersionChange {
+    /// Replace the tags.
+    Tags(Vec<(String, String)>),
+    /// Set or lift retention; `bypass` where the caller holds the governance bypass right.
+    Retention {
+        /// The new retention.
+        retention: Option<Retention>,
+        /// Governance may be shortened.
+        bypass: bool,
+    },
+    /// Set or lift the legal hold.
+    LegalHold(bool),
+}
+
+/// One change of metadata. **Variants and fields are only ever appended** (postcard numbers them).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// Nothing; moves the log on.
+    Noop,
+    /// Creates a bucket. Refused if the name is taken.
+    CreateBucket(Box<BucketRecord>),
+    /// Deletes an empty bucket (no versions, no open uploads).
+    DeleteBucket {
+        /// Name.
+        name: BucketName,
+    },
+    /// Changes a bucket's record.
+    ChangeBucket {
+        /// Name.
+        name: BucketName,
+        /// What.
+        change: BucketChange,
+    },
+    /// Adds or replaces an object.
+    PutVersion {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: ObjectKey,
+        /// The object.
+        object: Box<ObjectRecord>,
+        /// The sealed chunk of an inline part.
+        inline: Option<Bytes>,
+        /// Random half of the version id, where the bucket gives one.
+        nonce: [u8; 8],
+        /// Preconditions.
+        condition: Condition,
+    },
+    /// `DELETE key`: removes the null version, or adds a delete marker, as the bucket's versioning says.
+    DeleteObject {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: ObjectKey,
+        /// Random half of a delete marker's version id.
+        nonce: [u8; 8],
+        /// Preconditions.
+        condition: Condition,
+        /// The caller holds (and used) the governance bypass right.
+        bypass: bool,
+    },
+    /// `DELETE key?versionId=`: removes one version for good.
+    DeleteVersion {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: ObjectKey,
+        /// Which.
+        version: VersionId,
+        /// Preconditions, against that version.
+        condition: Condition,
+        /// The caller holds (and used) the governance bypass right.
+        bypass: bool,
+    },
+    /// Changes a version's tags, retention or legal hold.
+    ChangeVersion {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: ObjectKey,
+        /// Which; the current one when `None`.
+        version: Option<VersionId>,
+        /// What.
+        change: VersionChange,
+    },
+    /// Begins a multipart upload.
+    CreateUpload {
+        /// Bucket.
+        bucket: BucketId,
+        /// The upload.
+        upload: Box<UploadRecord>,
+    },
+    /// Adds or replaces a part of an open upload.
+    PutPart {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: ObjectKey,
+        /// Upload.
+        upload: UploadId,
+        /// Part number, `1..=10_000`.
+        number: u16,
+        /// The part.
+        part: Box<PartRecord>,
+        /// The sealed chunk of an inline part.
+        inline: Option<Bytes>,
+    },
+    /// Makes the named parts an object; the others become garbage. A repeat of a complete that was
+    /// acknowledged is answered as the first was.
+    CompleteUpload {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: ObjectKey,
+        /// Upload.
+        upload: UploadId,
+        /// Parts, ascending.
+        parts: Vec<CompletedPart>,
+        /// Whole-object checksum the client claims, if any: must match.
+        checksum: Option<Checksum>,
+        /// Object size the client claims (`x-amz-mp-object-size`): must match.
+        size_bytes: Option<u64>,
+        /// Random half of the version id.
+        nonce: [u8; 8],
+        /// Preconditions.
+        condition: Condition,
+    },
+    /// Drops an open upload and its parts.
+    AbortUpload {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: ObjectKey,
+        /// Upload.
+        upload: UploadId,
+    },
+    /// The shards of these garbage parts are freed: forget them.
+    ForgetGarbage {
+        /// Parts.
+        parts: Vec<PartId>,
+    },
+    /// A part was repaired or moved. Refused if it is no longer at `from`.
+    MovePart {
+        /// The part.
+        part: PartId,
+        /// Where it was.
+        from: Placement,
+        /// Where it is now.
+        to: Placement,
+    },
+    /// Gives a drive its number, or says that it has one. `Outcome::Drive` tells.
+    RegisterDrive {
+        /// The drive.
+        drive: DriveId,
+    },
+    /// A drive is gone for good: it takes no new placements. Its number is never reused.
+    RetireDrive {
+        /// The drive.
+        drive: DriveId,
+    },
+    /// Sets or removes a small named record of the system (repair cursors, settings, sealed credentials).
+    SetSystem {
+        /// Name, such as `heal/cursor`.
+        name: String,
+        /// Value; `None` removes it.
+        value: Option<Bytes>,
+    },
+}
+
+/// What a command did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done, nothing to tell.
+    Done,
+    /// A version was written.
+    Put {
+        /// Its id (`NULL` where the bucket gives none).
+        version: VersionId,
+        /// Its creation time as recorded.
+        created: Timestamp,
+        /// The object as recorded (etag and checksum of a completed upload are made in `apply`).
+        etag: String,
+        /// Whole-object checksum.
+        checksum: Option<Checksum>,
+        /// Size.
+        size_bytes: u64,
+    },
+    /// A delete was carried out (also when there was nothing to delete).
+    Deleted {
+        /// The delete marker's or the removed version's id; `None` where nothing was there in an unversioned bucket.
+        version: Option<VersionId>,
+        /// A delete marker was added, or the removed version was one.
+        delete_marker: bool,
+    },
+    /// A drive's number.
+    Drive(DriveNo),
+    /// Nothing was changed, and why.
+    Refused(Refusal),
+}
+
+/// Why a command changed nothing. All are deterministic: part of the state machine.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Bucket name taken (`owner` has it).
+    #[error("the bucket name is taken")]
+    BucketExists {
+        /// Canonical id of its owner.
+        owner: String,
+    },
+    /// No such bucket.
+    #[error("no such bucket")]
+    NoSuchBucket,
+    /// The bucket still has versions or uploads.
+    #[error("the bucket is not empty")]
+    BucketNotEmpty,
+    /// Too many buckets.
+    #[error("too many buckets")]
+    TooManyBuckets,
+    /// No such key (also an `If-Match` on one that does not exist).
+    #[error("no such key")]
+    NoSuchKey,
+    /// No such version.
+    #[error("no such version")]
+    NoSuchVersion,
+    /// The version is a delete marker.
+    #[error("the version is a delete marker")]
+    IsDeleteMarker,
+    /// A precondition failed; names it as in the request header.
+    #[error("precondition {0} failed")]
+    Precondition(&'static str),
+    /// No such upload.
+    #[error("no such upload")]
+    NoSuchUpload,
+    /// A named part does not exist or its ETag or checksum differs.
+    #[error("part {number} is not what was uploaded")]
+    InvalidPart {
+        /// Part number.
+        number: u16,
+    },
+    /// Parts not in ascending order.
+    #[error("parts are not in ascending order")]
+    InvalidPartOrder,
+    /// A part but the last is under 5 MiB.
+    #[error("part {number} has {size_bytes} bytes, under the minimum")]
+    EntityTooSmall {
+        /// Part number.
+        number: u16,
+        /// Its size.
+        size_bytes: u64,
+    },
+    /// The object would be larger than 5 TiB.
+    #[error("the object would be too large")]
+    EntityTooLarge,
+    /// The claimed whole-object checksum is not the parts'.
+    #[error("the object's checksum is not the one claimed")]
+    BadChecksum,
+    /// The claimed object size is not the parts'.
+    #[error("the object's size is not the one claimed")]
+    BadSize,
+    /// Object lock, retention or legal hold forbids it.
+    #[error("object lock forbids it: {0}")]
+    Locked(&'static str),
+    /// The bucket's keys are written once.
+    #[error("the bucket's keys are written once")]
+    WriteOnce,
+    /// The bucket's quota is used up.
+    #[error("the bucket's quota is used up")]
+    QuotaExceeded,
+    /// The bucket's state does not allow it.
+    #[error("{0}")]
+    InvalidState(&'static str),
+    /// `MovePart` of a part that is elsewhere or gone.
+    #[error("the part is no longer there")]
+    Stale,
+}

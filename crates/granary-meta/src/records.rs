@@ -1,0 +1,327 @@
+//! The records of the index: what a bucket, a version, a part and an upload are. Everything here is
+//! serialised with postcard into RocksDB values and log frames, so **fields and variants are only ever
+//! appended** and golden files in `tests/golden` hold each version.
+
+use granary_types::{
+    BucketId, BucketName, Checksum, ChecksumAlgorithm, ChecksumKind, ObjectKey, PartId, PartLocation, Placement,
+    Scheme, Timestamp, UploadId, VersionId, WrappedKey,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// S3's versioning state of a bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Versioning {
+    /// Never enabled: every write is the null version.
+    #[default]
+    Off,
+    /// Every write adds a version.
+    Enabled,
+    /// Writes replace the null version; older versions stay.
+    Suspended,
+}
+
+/// How ETags of new objects are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum EtagMode {
+    /// The MD5 of the payload, as S3 does for plain objects.
+    #[default]
+    Md5,
+    /// An opaque value in the `-N` form: no MD5 on the hot path.
+    Opaque,
+}
+
+/// Settings of a bucket that the engine itself acts on.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct BucketOptions {
+    /// How ETags are made.
+    pub etag: EtagMode,
+    /// A second PUT of an existing key is refused.
+    pub write_once: bool,
+    /// Erasure scheme of new parts; the node's default when `None`.
+    pub scheme: Option<Scheme>,
+    /// Object lock was enabled when the bucket was created.
+    pub object_lock: bool,
+    /// Retention put on new versions when the request names none: mode and seconds.
+    pub default_retention: Option<(RetentionMode, u64)>,
+    /// Logical quota in bytes, if any.
+    pub quota_bytes: Option<u64>,
+}
+
+/// A bucket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BucketRecord {
+    /// Identity; chosen at random by the proposer.
+    pub id: BucketId,
+    /// Name.
+    pub name: BucketName,
+    /// When it was created.
+    pub created: Timestamp,
+    /// Canonical id of the owner.
+    pub owner: String,
+    /// Region it was created in.
+    pub region: String,
+    /// The bucket key, wrapped by the root key.
+    pub key: WrappedKey,
+    /// Versioning state.
+    pub versioning: Versioning,
+    /// Settings the engine acts on.
+    pub options: BucketOptions,
+    /// Configuration documents by S3 subresource name (`policy`, `cors`, `lifecycle`, `tagging`...), as validated above.
+    pub documents: BTreeMap<String, Vec<u8>>,
+}
+
+/// Object lock retention modes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RetentionMode {
+    /// May be lifted by those with the bypass right.
+    Governance,
+    /// Nobody lifts it before its time.
+    Compliance,
+}
+
+/// Retention of a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retention {
+    /// Mode.
+    pub mode: RetentionMode,
+    /// Until when the version can be neither deleted nor overwritten.
+    pub until: Timestamp,
+}
+
+/// Headers that S3 stores with an object and gives back as they were.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SystemHeaders {
+    /// `Content-Type`.
+    pub content_type: Option<String>,
+    /// `Content-Encoding`, `aws-chunked` removed.
+    pub content_encoding: Option<String>,
+    /// `Content-Disposition`.
+    pub content_disposition: Option<String>,
+    /// `Content-Language`.
+    pub content_language: Option<String>,
+    /// `Cache-Control`.
+    pub cache_control: Option<String>,
+    /// `Expires`.
+    pub expires: Option<String>,
+    /// `x-amz-website-redirect-location`.
+    pub website_redirect: Option<String>,
+    /// `x-amz-storage-class` when not `STANDARD`.
+    pub storage_class: Option<String>,
+}
+
+/// Encryption that the client asked for beyond the default.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Sse {
+    /// The bucket key; reported as SSE-S3.
+    #[default]
+    S3,
+    /// A named key of the key provider.
+    Kms {
+        /// The key's id.
+        key_id: String,
+    },
+    /// A key the client brings with every request; only its MD5 is kept (base64).
+    Customer {
+        /// Base64 MD5 of the key.
+        key_md5: String,
+    },
+}
+
+/// Everything about an object but its size, bytes and identity.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Attributes {
+    /// System headers.
+    pub headers: SystemHeaders,
+    /// `x-amz-meta-*`, names in lower case without the prefix, in the order sent.
+    pub user_metadata: Vec<(String, String)>,
+    /// Object tags.
+    pub tags: Vec<(String, String)>,
+    /// Object lock retention.
+    pub retention: Option<Retention>,
+    /// Object lock legal hold.
+    pub legal_hold: bool,
+    /// Encryption asked for.
+    pub sse: Sse,
+    /// Canonical id of the owner.
+    pub owner: String,
+}
+
+/// Where a part's sealed bytes are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PartPlace {
+    /// In the index's `inline` column family, under the part id, as one sealed chunk.
+    Inline,
+    /// On drives.
+    Drives(Placement),
+}
+
+/// A part: bytes uploaded at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartRecord {
+    /// Identity.
+    pub id: PartId,
+    /// Plaintext bytes.
+    pub payload_bytes: u64,
+    /// The part's data key, wrapped by the bucket key.
+    pub key: WrappedKey,
+    /// Where it is.
+    pub place: PartPlace,
+    /// Its ETag without quotes: 32 hex digits of MD5, or opaque.
+    pub etag: String,
+    /// Its checksum, if one was asked for or made.
+    pub checksum: Option<Checksum>,
+    /// When it was written.
+    pub created: Timestamp,
+}
+
+impl PartRecord {
+    /// Where it lies on drives; `None` for inline parts.
+    #[must_use]
+    pub fn location(&self) -> Option<PartLocation> {
+        match &self.place {
+            PartPlace::Inline => None,
+            PartPlace::Drives(placement) => Some(PartLocation {
+                part: self.id,
+                payload_bytes: self.payload_bytes,
+                placement: placement.clone(),
+            }),
+        }
+    }
+}
+
+/// An object's parts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Parts {
+    /// A zero-byte object.
+    Empty,
+    /// A plain PUT: one part.
+    One(Box<PartRecord>),
+    /// A multipart object: the parts are in the `manifests` column family under this id.
+    Manifest {
+        /// Key of the manifest: the id of the upload that made it.
+        id: UploadId,
+        /// Number of parts.
+        count: u32,
+    },
+}
+
+/// An object's bytes and attributes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectRecord {
+    /// Plaintext bytes.
+    pub size_bytes: u64,
+    /// Without quotes; `…-N` for multipart and opaque ones.
+    pub etag: String,
+    /// Whole-object checksum, if known.
+    pub checksum: Option<Checksum>,
+    /// Its parts.
+    pub parts: Parts,
+    /// The rest.
+    pub attributes: Attributes,
+}
+
+/// What a version is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VersionBody {
+    /// An object.
+    Object(Box<ObjectRecord>),
+    /// A delete marker.
+    DeleteMarker,
+}
+
+/// One immutable state of a key. (Tags, retention and legal hold are the exceptions that S3 makes.)
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionRecord {
+    /// Its id; `VersionId::NULL` for null versions.
+    pub version: VersionId,
+    /// When it was created: strictly increasing along a key's history.
+    pub created: Timestamp,
+    /// Object or delete marker.
+    pub body: VersionBody,
+}
+
+impl VersionRecord {
+    /// The object, unless this is a delete marker.
+    #[must_use]
+    pub fn object(&self) -> Option<&ObjectRecord> {
+        match &self.body {
+            VersionBody::Object(object) => Some(object),
+            VersionBody::DeleteMarker => None,
+        }
+    }
+
+    /// Whether this is a delete marker.
+    #[must_use]
+    pub const fn is_delete_marker(&self) -> bool {
+        matches!(self.body, VersionBody::DeleteMarker)
+    }
+}
+
+/// An open multipart upload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadRecord {
+    /// Its id.
+    pub id: UploadId,
+    /// The key it will become.
+    pub key: ObjectKey,
+    /// When it was begun.
+    pub created: Timestamp,
+    /// What the object will have.
+    pub attributes: Attributes,
+    /// Checksum algorithm the client announced.
+    pub checksum_algorithm: Option<ChecksumAlgorithm>,
+    /// Full-object or composite.
+    pub checksum_kind: Option<ChecksumKind>,
+    /// How ETags of its parts are made (fixed when it begins).
+    pub etag: EtagMode,
+}
+
+/// Who refers to a part that lies on drives. Kept for every such part so that repair can walk the parts
+/// and the orphan sweep can tell a live shard from a dead one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartRef {
+    /// Bucket of the object or upload.
+    pub bucket: BucketId,
+    /// Plaintext bytes.
+    pub payload_bytes: u64,
+    /// Where its shards are now.
+    pub placement: Placement,
+    /// Who holds it.
+    pub owner: PartOwner,
+}
+
+/// The holder of a part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PartOwner {
+    /// A plain object's version (`created` finds its place among the key's versions).
+    Version {
+        /// Key.
+        key: ObjectKey,
+        /// Version id.
+        version: VersionId,
+        /// Its creation time.
+        created: Timestamp,
+    },
+    /// An open upload.
+    Upload {
+        /// Key.
+        key: ObjectKey,
+        /// Upload.
+        upload: UploadId,
+        /// Part number.
+        number: u16,
+    },
+    /// A completed upload's manifest.
+    Manifest {
+        /// Manifest.
+        id: UploadId,
+        /// Position in it, from 0.
+        position: u32,
+    },
+    /// Nobody any more: its shards are to be freed, then the reference forgotten.
+    Garbage {
+        /// Since when.
+        since: Timestamp,
+    },
+}
