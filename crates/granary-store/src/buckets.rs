@@ -1,0 +1,104 @@
+//! Buckets and listings.
+
+use std::collections::BTreeMap;
+
+use granary_crypto::BucketKey;
+use granary_meta::command::{BucketChange, Command};
+use granary_meta::records::{BucketRecord, Versioning};
+use granary_types::limits::LIST_KEYS_MAX;
+use granary_types::{BucketId, BucketName};
+
+use crate::api::{
+    CreateBucketRequest, ListPage, ListRequest, ListUploadsPage, ListUploadsRequest, ListVersionsPage,
+    ListVersionsRequest, Result,
+};
+use crate::inner::{Inner, from_crypto, from_meta};
+
+impl Inner {
+    pub(crate) async fn create_bucket(&self, request: CreateBucketRequest) -> Result<()> {
+        let id = BucketId(rand::random());
+        let key = BucketKey::generate();
+        let wrapped = key.wrap(&*self.provider, id).map_err(from_crypto)?;
+        let versioning = if request.options.object_lock { Versioning::Enabled } else { Versioning::Off };
+        let record = BucketRecord {
+            id,
+            name: request.name,
+            created: self.clock.now(),
+            owner: request.owner,
+            region: request.region.unwrap_or_else(|| self.options.region.clone()),
+            key: wrapped,
+            versioning,
+            options: request.options,
+            documents: BTreeMap::new(),
+        };
+        self.propose(Command::CreateBucket(Box::new(record))).await?;
+        self.save_bucket_table();
+        Ok(())
+    }
+
+    pub(crate) async fn delete_bucket(&self, name: &BucketName) -> Result<()> {
+        let bucket = self.bucket(name)?;
+        self.propose(Command::DeleteBucket { name: name.clone() }).await?;
+        self.forget_bucket_key(bucket.id);
+        self.save_bucket_table();
+        Ok(())
+    }
+
+    pub(crate) async fn change_bucket(&self, name: &BucketName, change: BucketChange) -> Result<()> {
+        self.bucket(name)?;
+        self.propose(Command::ChangeBucket { name: name.clone(), change }).await?;
+        self.save_bucket_table();
+        Ok(())
+    }
+
+    pub(crate) fn list(&self, bucket: &BucketName, request: &ListRequest) -> Result<ListPage> {
+        let bucket = self.bucket(bucket)?;
+        if request.max_keys == 0 {
+            return Ok(ListPage::default());
+        }
+        let max_keys = request.max_keys.min(LIST_KEYS_MAX);
+        let page = self
+            .index()
+            .list(bucket.id, &request.prefix, request.delimiter.as_deref(), request.after.as_deref(), max_keys)
+            .map_err(from_meta)?;
+        Ok(ListPage { objects: page.objects, common_prefixes: page.common_prefixes, next_after: page.next_after })
+    }
+
+    pub(crate) fn list_versions(&self, bucket: &BucketName, request: &ListVersionsRequest) -> Result<ListVersionsPage> {
+        let bucket = self.bucket(bucket)?;
+        if request.max_keys == 0 {
+            return Ok(ListVersionsPage::default());
+        }
+        let page = self
+            .index()
+            .list_versions(
+                bucket.id,
+                &request.prefix,
+                request.delimiter.as_deref(),
+                request.key_marker.as_deref(),
+                request.version_marker,
+                request.max_keys.min(LIST_KEYS_MAX),
+            )
+            .map_err(from_meta)?;
+        Ok(ListVersionsPage { versions: page.versions, common_prefixes: page.common_prefixes, next: page.next })
+    }
+
+    pub(crate) fn list_uploads(&self, bucket: &BucketName, request: &ListUploadsRequest) -> Result<ListUploadsPage> {
+        let bucket = self.bucket(bucket)?;
+        if request.max_uploads == 0 {
+            return Ok(ListUploadsPage::default());
+        }
+        let page = self
+            .index()
+            .list_uploads(
+                bucket.id,
+                &request.prefix,
+                request.delimiter.as_deref(),
+                request.key_marker.as_deref(),
+                request.upload_marker,
+                request.max_uploads.min(LIST_KEYS_MAX),
+            )
+            .map_err(from_meta)?;
+        Ok(ListUploadsPage { uploads: page.uploads, common_prefixes: page.common_prefixes, next: page.next })
+    }
+}

@@ -1,0 +1,140 @@
+//! The digests taken of a payload on its way in, and the claims they are checked against.
+
+use granary_meta::records::EtagMode;
+use granary_types::{Checksum, ChecksumAlgorithm, ChecksumHasher, PartId};
+use md5::{Digest as _, Md5};
+
+use crate::api::{Claims, Result};
+use crate::error::StoreError;
+
+/// Running digests of one payload.
+pub(crate) struct Digests {
+    md5: Option<Md5>,
+    checksum: ChecksumHasher,
+}
+
+/// The finished digests.
+pub(crate) struct Digested {
+    /// MD5, where it was needed.
+    pub(crate) md5: Option<[u8; 16]>,
+    /// The checksum that is stored.
+    pub(crate) checksum: Checksum,
+}
+
+impl Digests {
+    /// Takes the digests that the claims and the ETag need, and no others. Where the client names no
+    /// algorithm S3 stores a CRC-64/NVME.
+    pub(crate) fn new(claims: &Claims, etag: EtagMode) -> Self {
+        let algorithm = claims
+            .checksum
+            .as_ref()
+            .map(|checksum| checksum.algorithm)
+            .or(claims.algorithm)
+            .unwrap_or(ChecksumAlgorithm::Crc64nvme);
+        let md5 = (etag == EtagMode::Md5 || claims.md5.is_some()).then(Md5::new);
+        Self { md5, checksum: ChecksumHasher::new(algorithm) }
+    }
+
+    /// Takes in payload.
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        self.checksum.update(bytes);
+        if let Some(md5) = &mut self.md5 {
+            md5.update(bytes);
+        }
+    }
+
+    /// Ends the digests and checks every claim: header checksum, trailer checksum, `Content-MD5`.
+    ///
+    /// # Errors
+    /// `BadDigest` or `BadChecksum`.
+    pub(crate) fn finish(self, claims: Claims) -> Result<Digested> {
+        let md5: Option<[u8; 16]> = self.md5.map(|md5| md5.finalize().into());
+        let checksum = self.checksum.finish();
+        if claims.md5.is_some() && claims.md5 != md5 {
+            return Err(StoreError::BadDigest);
+        }
+        let trailer = match claims.trailer {
+            Some(read) => read()?,
+            None => None,
+        };
+        for claimed in [claims.checksum, trailer].into_iter().flatten() {
+            if claimed != checksum {
+                return Err(StoreError::BadChecksum { algorithm: claimed.algorithm });
+            }
+        }
+        Ok(Digested { md5, checksum })
+    }
+}
+
+impl Digested {
+    /// The ETag of a plain object (`-1` behind an opaque one, so that no client takes it for an MD5) .
+    pub(crate) fn object_etag(&self, mode: EtagMode, part: PartId) -> String {
+        match (mode, self.md5) {
+            (EtagMode::Md5, Some(md5)) => hex(&md5),
+            _ => format!("{part}-1"),
+        }
+    }
+
+    /// The ETag of a part.
+    pub(crate) fn part_etag(&self, mode: EtagMode, part: PartId) -> String {
+        match (mode, self.md5) {
+            (EtagMode::Md5, Some(md5)) => hex(&md5),
+            _ => part.to_string(),
+        }
+    }
+}
+
+/// Lower-case hex.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claims() -> Claims {
+        Claims { md5: None, checksum: None, algorithm: None, trailer: None }
+    }
+
+    fn digest(claims: Claims, etag: EtagMode) -> Result<Digested> {
+        let mut digests = Digests::new(&claims, etag);
+        digests.update(b"1234");
+        digests.update(b"56789");
+        digests.finish(claims)
+    }
+
+    #[test]
+    fn default_is_crc64nvme_and_md5_only_when_needed() {
+        let digested = digest(claims(), EtagMode::Opaque).unwrap();
+        assert_eq!(digested.checksum.algorithm, ChecksumAlgorithm::Crc64nvme);
+        assert!(digested.md5.is_none());
+        let digested = digest(claims(), EtagMode::Md5).unwrap();
+        assert_eq!(digested.object_etag(EtagMode::Md5, PartId::random()), "25f9e794323b453885f5181f1b624d0b");
+    }
+
+    #[test]
+    fn claims_are_checked() {
+        assert!(matches!(
+            digest(Claims { md5: Some([0; 16]), ..claims() }, EtagMode::Opaque),
+            Err(StoreError::BadDigest)
+        ));
+        let wrong = Checksum::from_base64(ChecksumAlgorithm::Crc32, "AAAAAA==").unwrap();
+        assert!(matches!(
+            digest(Claims { checksum: Some(wrong.clone()), ..claims() }, EtagMode::Md5),
+            Err(StoreError::BadChecksum { algorithm: ChecksumAlgorithm::Crc32 })
+        ));
+        let trailer = Claims {
+            algorithm: Some(ChecksumAlgorithm::Crc32),
+            trailer: Some(Box::new(move || Ok(Some(wrong)))),
+            ..claims()
+        };
+        assert!(matches!(digest(trailer, EtagMode::Md5), Err(StoreError::BadChecksum { .. })));
+        let right = Checksum::from_base64(ChecksumAlgorithm::Crc32, "y/Q5Jg==").unwrap();
+        assert!(digest(Claims { checksum: Some(right), ..claims() }, EtagMode::Md5).is_ok());
+    }
+}

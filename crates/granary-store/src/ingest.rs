@@ -1,0 +1,205 @@
+//! The way in: a body becomes a sealed part, inline or on drives, with its digests taken and every claim
+//! checked before anything is proposed.
+//!
+//! Guarantees: when this returns `Ok`, a part on drives is durable on its placement; when it returns `Err`
+//! or its future is dropped, nothing of the body stays (what a crash leaves behind is an orphan).
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use granary_crypto::{ChunkCipher, DataKey};
+use granary_meta::records::{Attributes, BucketRecord, EtagMode, PartPlace, PartRecord};
+use granary_types::limits::{BLOCK_BYTES, PART_BYTES_MAX, TAG_BYTES};
+use granary_types::{ObjectKey, PartId, Placement, Scheme};
+
+use crate::active::ActiveGuard;
+use crate::api::{BodyIn, Claims, Result};
+use crate::digest::{Digested, Digests};
+use crate::error::StoreError;
+use crate::header::{PartOf, ShardMeta};
+use crate::inner::{INGEST_UNIT_BYTES, Inner, from_stripe};
+use crate::stats::StoreStats;
+
+/// A body that has become a part. The guard keeps the orphan sweep away until the part's command is applied.
+pub(crate) struct Ingested {
+    pub(crate) part: PartRecord,
+    pub(crate) inline: Option<Bytes>,
+    pub(crate) digested: Digested,
+    pub(crate) _guard: ActiveGuard,
+}
+
+/// What a body is for.
+pub(crate) struct IngestSpec<'a> {
+    pub(crate) bucket: &'a BucketRecord,
+    pub(crate) key: &'a ObjectKey,
+    pub(crate) of: PartOf,
+    pub(crate) size_bytes: u64,
+    pub(crate) etag: EtagMode,
+    pub(crate) attributes: &'a Attributes,
+}
+
+impl Inner {
+    /// Takes in a body of exactly `spec.size_bytes`.
+    ///
+    /// # Errors
+    /// `IncompleteBody`, `Body`, `BadDigest`, `BadChecksum`, `EntityTooLarge`, `Full`, `Unavailable`.
+    pub(crate) async fn ingest(&self, spec: IngestSpec<'_>, claims: Claims, mut body: BodyIn) -> Result<Ingested> {
+        let size_bytes = spec.size_bytes;
+        if size_bytes > PART_BYTES_MAX {
+            return Err(StoreError::EntityTooLarge { size_bytes, max_bytes: PART_BYTES_MAX });
+        }
+        let id = PartId::random();
+        let guard = self.active.enter(id);
+        let bucket_key = self.bucket_key(spec.bucket)?;
+        let data_key = DataKey::generate();
+        let wrapped = bucket_key.wrap_data_key(&data_key, id);
+        let cipher = ChunkCipher::new(&data_key, id);
+        let digests = Digests::new(&claims, spec.etag);
+        let created = self.clock.now();
+
+        let meta = |digested: &Digested| ShardMeta {
+            part: id,
+            bucket: spec.bucket.id,
+            bucket_name: spec.bucket.name.clone(),
+            key: spec.key.clone(),
+            etag: match spec.of {
+                PartOf::Object => digested.object_etag(spec.etag, id),
+                PartOf::Upload { .. } => digested.part_etag(spec.etag, id),
+            },
+            of: spec.of.clone(),
+            payload_bytes: size_bytes,
+            data_key: wrapped.clone(),
+            checksum: digested.checksum.clone(),
+            created,
+            attributes: Some(spec.attributes.clone()),
+        };
+
+        let (place, inline, digested) = if size_bytes == 0 {
+            let digested = drain_empty(&mut body, digests, claims).await?;
+            (PartPlace::Inline, None, digested)
+        } else if size_bytes <= self.options.inline_bytes_max as u64 {
+            let (sealed, digested) = ingest_inline(&cipher, size_bytes, digests, claims, &mut body).await?;
+            StoreStats::add(&self.stats.inline_parts, 1);
+            (PartPlace::Inline, Some(sealed), digested)
+        } else {
+            let scheme = self.scheme(spec.bucket, size_bytes);
+            let _memory = self.reserve_memory(scheme, size_bytes).await?;
+            let (placement, digested) =
+                self.ingest_drives(id, scheme, &cipher, size_bytes, digests, claims, &mut body, meta).await?;
+            StoreStats::add(&self.stats.drive_parts, 1);
+            (PartPlace::Drives(placement), None, digested)
+        };
+        StoreStats::add(&self.stats.ingested_bytes, size_bytes);
+        let etag = digested.part_etag(spec.etag, id);
+        let checksum = Some(digested.checksum.clone());
+        let part = PartRecord { id, payload_bytes: size_bytes, key: wrapped, place, etag, checksum, created };
+        Ok(Ingested { part, inline, digested, _guard: guard })
+    }
+
+    /// Waits for the memory that this body's stripes in flight will hold.
+    async fn reserve_memory(&self, scheme: Scheme, size_bytes: u64) -> Result<tokio::sync::OwnedSemaphorePermit> {
+        let stripe_bytes = (scheme.width() * BLOCK_BYTES) as u64;
+        let whole = size_bytes.saturating_mul(scheme.width() as u64) / u64::from(scheme.k);
+        let wanted = whole.min(stripe_bytes * 3).div_ceil(INGEST_UNIT_BYTES);
+        let total = (self.options.ingest_memory_bytes / INGEST_UNIT_BYTES).max(1);
+        let units = u32::try_from(wanted.min(total)).unwrap_or(u32::MAX);
+        let acquire = std::sync::Arc::clone(&self.ingest_memory).acquire_many_owned(units);
+        match tokio::time::timeout(self.options.ingest_wait, acquire).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) => Err(StoreError::Unavailable("the node is shutting down".to_owned())),
+            Err(_) => Err(StoreError::Unavailable("too many uploads at once: please reduce the rate".to_owned())),
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    async fn ingest_drives(
+        &self,
+        id: PartId,
+        scheme: Scheme,
+        cipher: &ChunkCipher,
+        size_bytes: u64,
+        mut digests: Digests,
+        claims: Claims,
+        body: &mut BodyIn,
+        meta: impl FnOnce(&Digested) -> ShardMeta,
+    ) -> Result<(Placement, Digested)> {
+        let mut writer = self.stripes.begin(id, size_bytes, scheme).await.map_err(from_stripe)?;
+        let chunks = writer.layout().chunks();
+        let mut chunk = 0u64;
+        let mut filled = 0usize;
+        let mut room = writer.layout().chunk(0).payload_bytes;
+        let mut got_bytes = 0u64;
+        while let Some(frame) = body.next().await {
+            let mut frame: &[u8] = &frame?;
+            got_bytes += frame.len() as u64;
+            if got_bytes > size_bytes {
+                return Err(StoreError::IncompleteBody { want_bytes: size_bytes, got_bytes });
+            }
+            while !frame.is_empty() {
+                let (now, later) = frame.split_at(frame.len().min(room - filled));
+                let slot = writer.slot_mut();
+                slot[filled..filled + now.len()].copy_from_slice(now);
+                digests.update(now);
+                filled += now.len();
+                frame = later;
+                if filled == room {
+                    cipher.seal(chunk, slot);
+                    writer.advance().await.map_err(from_stripe)?;
+                    chunk += 1;
+                    filled = 0;
+                    room = if chunk < chunks { writer.layout().chunk(chunk).payload_bytes } else { 0 };
+                }
+            }
+        }
+        if got_bytes < size_bytes {
+            return Err(StoreError::IncompleteBody { want_bytes: size_bytes, got_bytes });
+        }
+        // Trailing slots of the last stripe that hold no payload are sealed like any other.
+        while chunk < chunks {
+            cipher.seal(chunk, writer.slot_mut());
+            writer.advance().await.map_err(from_stripe)?;
+            chunk += 1;
+        }
+        let digested = digests.finish(claims)?;
+        let sealed_meta = meta(&digested).seal(self)?;
+        let placement = writer.commit(sealed_meta).await.map_err(from_stripe)?;
+        Ok((placement, digested))
+    }
+}
+
+async fn drain_empty(body: &mut BodyIn, digests: Digests, claims: Claims) -> Result<Digested> {
+    while let Some(frame) = body.next().await {
+        let got_bytes = frame?.len() as u64;
+        if got_bytes > 0 {
+            return Err(StoreError::IncompleteBody { want_bytes: 0, got_bytes });
+        }
+    }
+    digests.finish(claims)
+}
+
+async fn ingest_inline(
+    cipher: &ChunkCipher,
+    size_bytes: u64,
+    mut digests: Digests,
+    claims: Claims,
+    body: &mut BodyIn,
+) -> Result<(Bytes, Digested)> {
+    let size = usize::try_from(size_bytes).unwrap_or(usize::MAX);
+    let mut slot = Vec::with_capacity(size + TAG_BYTES);
+    while let Some(frame) = body.next().await {
+        let frame = frame?;
+        if slot.len() + frame.len() > size {
+            return Err(StoreError::IncompleteBody {
+                want_bytes: size_bytes,
+                got_bytes: (slot.len() + frame.len()) as u64,
+            });
+        }
+        digests.update(&frame);
+        slot.extend_from_slice(&frame);
+    }
+    if slot.len() < size {
+        return Err(StoreError::IncompleteBody { want_bytes: size_bytes, got_bytes: slot.len() as u64 });
+    }
+    slot.resize(size + TAG_BYTES, 0);
+    cipher.seal(0, &mut slot);
+    Ok((Bytes::from(slot), digests.finish(claims)?))
+}

@@ -1,0 +1,212 @@
+//! What every operation of the store shares: the metadata, the stripes, the keys, the limits.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use granary_crypto::{BlobKey, BucketKey, KeyProvider, Secret32};
+use granary_meta::command::{Command, Outcome};
+use granary_meta::records::{BucketRecord, PartRecord};
+use granary_meta::{IndexHandle, MetaError, Proposer};
+use granary_stripe::StripeStore;
+use granary_types::limits::{COPIES_BYTES_MAX, INLINE_BYTES_MAX};
+use granary_types::{BucketId, BucketName, Clock, Scheme, UploadId};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Semaphore;
+
+use crate::active::ActiveParts;
+use crate::api::Result;
+use crate::error::StoreError;
+use crate::stats::StoreStats;
+
+/// Settings of the store.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// Scheme of parts whose bucket names none.
+    pub scheme: Scheme,
+    /// Region of this node; what a bucket gets when the client names none.
+    pub region: String,
+    /// Payload of at most this travels in the command. At most [`INLINE_BYTES_MAX`].
+    pub inline_bytes_max: usize,
+    /// Payload of at most this is kept as copies. At most [`COPIES_BYTES_MAX`].
+    pub copies_bytes_max: u64,
+    /// Memory that all bodies on their way in may hold together; further ones wait, then get `SlowDown`.
+    pub ingest_memory_bytes: u64,
+    /// How long a body waits for that memory.
+    pub ingest_wait: Duration,
+    /// How long garbage rests before its shards are freed.
+    pub garbage_quarantine: Duration,
+    /// How often the reaper looks.
+    pub reaper_interval: Duration,
+    /// How long an unreferenced shard must have been seen before it is freed.
+    pub orphan_grace: Duration,
+    /// How often drives are swept for orphans.
+    pub sweep_interval: Duration,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            scheme: Scheme { k: 4, m: 2 },
+            region: "us-east-1".to_owned(),
+            inline_bytes_max: INLINE_BYTES_MAX,
+            copies_bytes_max: COPIES_BYTES_MAX,
+            ingest_memory_bytes: 1 << 30,
+            ingest_wait: Duration::from_secs(20),
+            garbage_quarantine: Duration::from_secs(5),
+            reaper_interval: Duration::from_secs(1),
+            orphan_grace: Duration::from_secs(3600),
+            sweep_interval: Duration::from_secs(1800),
+        }
+    }
+}
+
+/// Manifests kept decoded in memory, at most.
+const MANIFESTS_CACHED_MAX: usize = 256;
+
+/// The shared state behind [`crate::Store`].
+pub(crate) struct Inner {
+    pub(crate) meta: Arc<dyn Proposer>,
+    pub(crate) stripes: Arc<StripeStore>,
+    pub(crate) provider: Arc<dyn KeyProvider>,
+    pub(crate) header_key: BlobKey,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) options: StoreOptions,
+    pub(crate) active: Arc<ActiveParts>,
+    pub(crate) stats: Arc<StoreStats>,
+    pub(crate) ingest_memory: Arc<Semaphore>,
+    /// Drive folders, for the sealed tables kept beside the shards.
+    pub(crate) folders: RwLock<Vec<PathBuf>>,
+    pub(crate) table_lock: Mutex<()>,
+    bucket_keys: RwLock<HashMap<BucketId, Arc<BucketKey>>>,
+    manifests: RwLock<HashMap<UploadId, Arc<Vec<PartRecord>>>>,
+}
+
+/// Unit of the ingest memory semaphore.
+pub(crate) const INGEST_UNIT_BYTES: u64 = 4096;
+
+impl Inner {
+    pub(crate) fn new(
+        meta: Arc<dyn Proposer>,
+        stripes: Arc<StripeStore>,
+        provider: Arc<dyn KeyProvider>,
+        header_key: &Secret32,
+        clock: Arc<dyn Clock>,
+        options: StoreOptions,
+    ) -> Self {
+        let units = usize::try_from(options.ingest_memory_bytes / INGEST_UNIT_BYTES)
+            .unwrap_or(Semaphore::MAX_PERMITS)
+            .clamp(1, Semaphore::MAX_PERMITS);
+        Self {
+            meta,
+            stripes,
+            provider,
+            header_key: BlobKey::new(header_key),
+            clock,
+            options,
+            active: Arc::default(),
+            stats: Arc::default(),
+            ingest_memory: Arc::new(Semaphore::new(units)),
+            folders: RwLock::default(),
+            table_lock: Mutex::new(()),
+            bucket_keys: RwLock::default(),
+            manifests: RwLock::default(),
+        }
+    }
+
+    pub(crate) fn index(&self) -> IndexHandle {
+        self.meta.index()
+    }
+
+    /// The bucket of that name.
+    pub(crate) fn bucket(&self, name: &BucketName) -> Result<Arc<BucketRecord>> {
+        self.index().bucket(name).map_err(from_meta)?.ok_or(StoreError::NoSuchBucket)
+    }
+
+    /// The bucket's key, unwrapped once and then kept.
+    pub(crate) fn bucket_key(&self, bucket: &BucketRecord) -> Result<Arc<BucketKey>> {
+        if let Some(key) = self.bucket_keys.read().get(&bucket.id) {
+            return Ok(Arc::clone(key));
+        }
+        let key = BucketKey::unwrap(&*self.provider, bucket.id, &bucket.key).map_err(from_crypto)?;
+        let key = Arc::new(key);
+        self.bucket_keys.write().insert(bucket.id, Arc::clone(&key));
+        Ok(key)
+    }
+
+    /// Forgets a deleted bucket's key.
+    pub(crate) fn forget_bucket_key(&self, bucket: BucketId) {
+        self.bucket_keys.write().remove(&bucket);
+    }
+
+    /// A completed upload's parts, in order.
+    pub(crate) fn manifest(&self, id: UploadId) -> Result<Arc<Vec<PartRecord>>> {
+        if let Some(parts) = self.manifests.read().get(&id) {
+            return Ok(Arc::clone(parts));
+        }
+        let parts = self.index().manifest(id).map_err(from_meta)?;
+        let parts = parts.ok_or_else(|| StoreError::Corrupt(format!("manifest {id} is missing from the index")))?;
+        let parts = Arc::new(parts);
+        let mut cache = self.manifests.write();
+        if cache.len() >= MANIFESTS_CACHED_MAX {
+            cache.clear();
+        }
+        cache.insert(id, Arc::clone(&parts));
+        Ok(parts)
+    }
+
+    /// Forgets decoded manifests, after parts have moved.
+    pub(crate) fn forget_manifests(&self) {
+        self.manifests.write().clear();
+    }
+
+    /// Proposes a command; a refusal becomes an error.
+    pub(crate) async fn propose(&self, command: Command) -> Result<Outcome> {
+        match self.meta.propose(command).await.map_err(from_meta)? {
+            Outcome::Refused(refusal) => Err(StoreError::Refused(refusal)),
+            outcome => Ok(outcome),
+        }
+    }
+
+    /// The scheme for a part of `payload_bytes` in `bucket`.
+    pub(crate) fn scheme(&self, bucket: &BucketRecord, payload_bytes: u64) -> Scheme {
+        let scheme = bucket.options.scheme.unwrap_or(self.options.scheme);
+        if payload_bytes <= self.options.copies_bytes_max { scheme.copies() } else { scheme }
+    }
+}
+
+/// Metadata errors as the store's.
+pub(crate) fn from_meta(error: MetaError) -> StoreError {
+    use granary_types::ErrorKind;
+    match error.kind() {
+        ErrorKind::Unavailable | ErrorKind::Conflict => StoreError::Unavailable(error.to_string()),
+        ErrorKind::Corrupt => StoreError::Corrupt(error.to_string()),
+        ErrorKind::Invalid => StoreError::Invalid(error.to_string()),
+        ErrorKind::NotFound | ErrorKind::Denied | ErrorKind::Internal => StoreError::Internal(error.to_string()),
+    }
+}
+
+/// Key errors as the store's: a provider that is away is a reason to try again.
+pub(crate) fn from_crypto(error: granary_crypto::CryptoError) -> StoreError {
+    use granary_types::ErrorKind;
+    match error.kind() {
+        ErrorKind::Unavailable => StoreError::Unavailable(error.to_string()),
+        ErrorKind::Corrupt => StoreError::Corrupt(error.to_string()),
+        _ => StoreError::Internal(error.to_string()),
+    }
+}
+
+/// Stripe errors as the store's.
+pub(crate) fn from_stripe(error: granary_stripe::StripeError) -> StoreError {
+    use granary_types::ErrorKind;
+    if matches!(error, granary_stripe::StripeError::Full { .. }) {
+        return StoreError::Full;
+    }
+    match error.kind() {
+        ErrorKind::Unavailable => StoreError::Unavailable(error.to_string()),
+        ErrorKind::Corrupt | ErrorKind::NotFound => StoreError::Corrupt(error.to_string()),
+        ErrorKind::Invalid => StoreError::Invalid(error.to_string()),
+        _ => StoreError::Internal(error.to_string()),
+    }
+}

@@ -1,0 +1,169 @@
+//! Multipart uploads. Parts are independent bodies; completing is a metadata act.
+
+use std::sync::Arc;
+
+use granary_meta::command::{Command, Condition, Outcome, Refusal};
+use granary_meta::records::{PartRecord, UploadRecord};
+use granary_types::limits::PARTS_COUNT_MAX;
+use granary_types::{BucketName, ObjectKey, UploadId, VersionId};
+
+use crate::api::{
+    Claims, CompleteRequest, CopySource, CreateUploadRequest, ListPartsPage, PutResponse, Result, UploadPartRequest,
+};
+use crate::error::StoreError;
+use crate::header::PartOf;
+use crate::ingest::IngestSpec;
+use crate::inner::{Inner, from_meta};
+use crate::objects::{copy_body, put_response, shown, unexpected, with_default_retention};
+
+impl Inner {
+    pub(crate) async fn create_upload(&self, request: CreateUploadRequest) -> Result<UploadRecord> {
+        let bucket = self.bucket(&request.bucket)?;
+        self.check_before_body(&bucket, &request.key, &Condition::default())?;
+        if let (Some(algorithm), Some(kind)) = (request.checksum_algorithm, request.checksum_kind)
+            && !algorithm.allows(kind)
+        {
+            return Err(StoreError::Invalid(format!(
+                "the {kind:?} checksum type cannot be used with the {} checksum algorithm",
+                algorithm.name()
+            )));
+        }
+        let created = self.clock.now();
+        let upload = UploadRecord {
+            id: UploadId::random(),
+            key: request.key,
+            created,
+            attributes: with_default_retention(&bucket, request.attributes, created),
+            checksum_algorithm: request.checksum_algorithm,
+            checksum_kind: request.checksum_kind,
+            etag: bucket.options.etag,
+        };
+        self.propose(Command::CreateUpload { bucket: bucket.id, upload: Box::new(upload.clone()) }).await?;
+        Ok(upload)
+    }
+
+    fn upload(&self, bucket: granary_types::BucketId, key: &ObjectKey, upload: UploadId) -> Result<UploadRecord> {
+        self.index().upload(bucket, key, upload).map_err(from_meta)?.ok_or(StoreError::NoSuchUpload)
+    }
+
+    pub(crate) async fn upload_part(&self, request: UploadPartRequest) -> Result<PartRecord> {
+        let bucket = self.bucket(&request.bucket)?;
+        check_number(request.number)?;
+        let upload = self.upload(bucket.id, &request.key, request.upload)?;
+        let UploadPartRequest { key, number, size_bytes, mut claims, body, .. } = request;
+        if let Some(announced) = upload.checksum_algorithm {
+            // S3 stores every part's checksum in the upload's algorithm; a claim in another is an error.
+            match &claims.checksum {
+                Some(claimed) if claimed.algorithm != announced => {
+                    return Err(StoreError::Invalid(format!(
+                        "the upload was created with {}, this part is sent with {}",
+                        announced.name(),
+                        claimed.algorithm.name()
+                    )));
+                }
+                _ => claims.algorithm = Some(announced),
+            }
+        }
+        let of = PartOf::Upload { upload: upload.id, number };
+        let attributes = &upload.attributes;
+        let spec = IngestSpec { bucket: &bucket, key: &key, of, size_bytes, etag: upload.etag, attributes };
+        let ingested = self.ingest(spec, claims, body).await?;
+        let part = ingested.part;
+        let command = Command::PutPart {
+            bucket: bucket.id,
+            key,
+            upload: upload.id,
+            number,
+            part: Box::new(part.clone()),
+            inline: ingested.inline,
+        };
+        self.propose(command).await?;
+        Ok(part)
+    }
+
+    pub(crate) async fn upload_part_copy(
+        self: &Arc<Self>,
+        source: CopySource,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        upload: UploadId,
+        number: u16,
+    ) -> Result<(PartRecord, Option<VersionId>)> {
+        check_number(number)?;
+        let (source_bucket, record, range) = self.copy_source(&source)?;
+        let object = record.object().ok_or(StoreError::NoSuchKey { delete_marker: None })?;
+        let target = self.bucket(bucket)?;
+        self.upload(target.id, key, upload)?;
+        let body = self.read(&source_bucket, object, range).await?;
+        let request = UploadPartRequest {
+            bucket: bucket.clone(),
+            key: key.clone(),
+            upload,
+            number,
+            size_bytes: range.len(),
+            claims: Claims { md5: None, checksum: None, algorithm: None, trailer: None },
+            body: copy_body(body),
+        };
+        let part = self.upload_part(request).await?;
+        Ok((part, shown(&source_bucket, record.version)))
+    }
+
+    pub(crate) async fn complete_upload(&self, request: CompleteRequest) -> Result<PutResponse> {
+        let bucket = self.bucket(&request.bucket)?;
+        if request.parts.is_empty() {
+            return Err(StoreError::Invalid("a multipart upload is completed with at least one part".to_owned()));
+        }
+        if request.parts.len() > PARTS_COUNT_MAX as usize {
+            return Err(StoreError::Invalid(format!("a multipart upload has at most {PARTS_COUNT_MAX} parts")));
+        }
+        let CompleteRequest { key, upload, parts, checksum, size_bytes, condition, .. } = request;
+        let command = Command::CompleteUpload {
+            bucket: bucket.id,
+            key,
+            upload,
+            parts,
+            checksum,
+            size_bytes,
+            nonce: rand::random(),
+            condition,
+        };
+        put_response(&bucket, self.propose(command).await?)
+    }
+
+    pub(crate) async fn abort_upload(&self, bucket: &BucketName, key: &ObjectKey, upload: UploadId) -> Result<()> {
+        let bucket = self.bucket(bucket)?;
+        let command = Command::AbortUpload { bucket: bucket.id, key: key.clone(), upload };
+        match self.propose(command).await {
+            Ok(Outcome::Done) => Ok(()),
+            Ok(other) => Err(unexpected(&other)),
+            Err(StoreError::Refused(Refusal::NoSuchUpload)) => Err(StoreError::NoSuchUpload),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(crate) fn list_parts(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        upload: UploadId,
+        marker: u16,
+        limit: u32,
+    ) -> Result<ListPartsPage> {
+        let bucket = self.bucket(bucket)?;
+        let upload = self.upload(bucket.id, key, upload)?;
+        let limit = limit.min(granary_types::limits::LIST_KEYS_MAX) as usize;
+        // One more than asked tells whether there is more.
+        let mut parts = self.index().parts(upload.id, marker, limit + 1).map_err(from_meta)?;
+        let more = parts.len() > limit;
+        parts.truncate(limit);
+        let next = if more { parts.last().map(|(number, _)| *number).or(Some(marker)) } else { None };
+        Ok(ListPartsPage { upload, parts, next })
+    }
+}
+
+fn check_number(number: u16) -> Result<()> {
+    if number == 0 || u32::from(number) > PARTS_COUNT_MAX {
+        return Err(StoreError::Invalid(format!("part number {number} is not between 1 and {PARTS_COUNT_MAX}")));
+    }
+    Ok(())
+}

@@ -1,0 +1,328 @@
+//! Objects: put, get, head, copy, delete, and changes to a version's attributes.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use granary_meta::command::{Command, Condition, Outcome, Refusal, VersionChange};
+use granary_meta::records::{
+    Attributes, BucketRecord, ObjectRecord, Parts, Retention, VersionBody, VersionRecord, Versioning,
+};
+use granary_types::limits::PART_BYTES_MAX;
+use granary_types::{BucketName, ByteRange, ObjectKey, Timestamp, VersionId};
+
+use crate::api::{
+    BodyOut, Claims, CopyRequest, CopyResponse, CopySource, DeleteRequest, DeleteResponse, GetRequest, ObjectInfo,
+    ObjectParts, Portion, PutRequest, PutResponse, Result,
+};
+use crate::condition::{check_copy_source, check_read, etag_matches};
+use crate::egress::{self, Piece};
+use crate::error::StoreError;
+use crate::header::PartOf;
+use crate::ingest::IngestSpec;
+use crate::inner::{Inner, from_meta};
+
+/// The version id to show: none where the bucket never had versioning.
+pub(crate) fn shown(bucket: &BucketRecord, version: VersionId) -> Option<VersionId> {
+    (bucket.versioning != Versioning::Off).then_some(version)
+}
+
+/// Attributes with the bucket's default retention where the request names none.
+pub(crate) fn with_default_retention(bucket: &BucketRecord, mut attributes: Attributes, now: Timestamp) -> Attributes {
+    if attributes.retention.is_none()
+        && let Some((mode, secs)) = bucket.options.default_retention
+    {
+        let until = Timestamp(now.0.saturating_add(secs.saturating_mul(1_000_000)));
+        attributes.retention = Some(Retention { mode, until });
+    }
+    attributes
+}
+
+impl Inner {
+    pub(crate) async fn put(&self, request: PutRequest) -> Result<PutResponse> {
+        let bucket = self.bucket(&request.bucket)?;
+        self.check_before_body(&bucket, &request.key, &request.condition)?;
+        let PutRequest { key, size_bytes, attributes, claims, condition, body, .. } = request;
+        let attributes = with_default_retention(&bucket, attributes, self.clock.now());
+        let etag_mode = bucket.options.etag;
+        let spec = IngestSpec {
+            bucket: &bucket,
+            key: &key,
+            of: PartOf::Object,
+            size_bytes,
+            etag: etag_mode,
+            attributes: &attributes,
+        };
+        let ingested = self.ingest(spec, claims, body).await?;
+        let mut part = ingested.part;
+        let etag = ingested.digested.object_etag(etag_mode, part.id);
+        part.etag.clone_from(&etag);
+        let checksum = part.checksum.clone();
+        let parts = if size_bytes == 0 { Parts::Empty } else { Parts::One(Box::new(part)) };
+        let object = Box::new(ObjectRecord { size_bytes, etag, checksum, parts, attributes });
+        let command = Command::PutVersion {
+            bucket: bucket.id,
+            key,
+            object,
+            inline: ingested.inline,
+            nonce: rand::random(),
+            condition,
+        };
+        put_response(&bucket, self.propose(command).await?)
+    }
+
+    /// Preconditions that cannot hold are refused before the body is read. Only a courtesy: `apply` checks
+    /// them again, and its answer is the one that counts.
+    pub(crate) fn check_before_body(&self, bucket: &BucketRecord, key: &ObjectKey, condition: &Condition) -> Result<()> {
+        if *condition == Condition::default() && !bucket.options.write_once {
+            return Ok(());
+        }
+        let current = self.index().current(bucket.id, key).map_err(from_meta)?;
+        let object = current.as_ref().and_then(VersionRecord::object);
+        if bucket.options.write_once && object.is_some() {
+            return Err(Refusal::WriteOnce.into());
+        }
+        if let Some(wanted) = &condition.if_match {
+            let Some(object) = object else { return Err(Refusal::NoSuchKey.into()) };
+            if !etag_matches(wanted, &object.etag) {
+                return Err(Refusal::Precondition("If-Match").into());
+            }
+        }
+        if let (Some(unwanted), Some(object)) = (&condition.if_none_match, object)
+            && etag_matches(unwanted, &object.etag)
+        {
+            return Err(Refusal::Precondition("If-None-Match").into());
+        }
+        Ok(())
+    }
+
+    /// The version that a read means, which must be an object.
+    pub(crate) fn find(
+        &self,
+        bucket: &BucketRecord,
+        key: &ObjectKey,
+        version: Option<VersionId>,
+    ) -> Result<VersionRecord> {
+        let index = self.index();
+        let Some(version) = version else {
+            let current = index.current(bucket.id, key).map_err(from_meta)?;
+            return match current {
+                Some(record) if record.is_delete_marker() => {
+                    Err(StoreError::NoSuchKey { delete_marker: Some(record.version) })
+                }
+                Some(record) => Ok(record),
+                None => Err(StoreError::NoSuchKey { delete_marker: None }),
+            };
+        };
+        match index.version(bucket.id, key, version).map_err(from_meta)? {
+            Some(record) if record.is_delete_marker() => {
+                Err(StoreError::IsDeleteMarker { version: record.version, created: record.created })
+            }
+            Some(record) => Ok(record),
+            None => Err(StoreError::NoSuchVersion),
+        }
+    }
+
+    pub(crate) fn head(&self, request: &GetRequest) -> Result<(Arc<BucketRecord>, ObjectInfo)> {
+        let bucket = self.bucket(&request.bucket)?;
+        let VersionRecord { version, created, body } = self.find(&bucket, &request.key, request.version)?;
+        let VersionBody::Object(object) = body else { return Err(StoreError::NoSuchKey { delete_marker: None }) };
+        let version = shown(&bucket, version);
+        check_read(&request.condition, &object.etag, created, version)?;
+        let parts_count = match object.parts {
+            Parts::Manifest { count, .. } => Some(count),
+            _ => None,
+        };
+        let mut part_checksum = None;
+        let range = match request.portion {
+            Portion::Whole => ByteRange::whole(object.size_bytes),
+            Portion::Range(spec) => spec
+                .resolve(object.size_bytes)
+                .ok_or(StoreError::InvalidRange { size_bytes: object.size_bytes })?,
+            Portion::Part(number) => {
+                let (range, checksum) = self.part_range(&object, number)?;
+                part_checksum = checksum;
+                range
+            }
+        };
+        let partial = request.portion != Portion::Whole;
+        let info =
+            ObjectInfo { version, created, object: *object, range, partial, parts_count, part_checksum };
+        Ok((bucket, info))
+    }
+
+    fn part_range(
+        &self,
+        object: &ObjectRecord,
+        number: u16,
+    ) -> Result<(ByteRange, Option<granary_types::Checksum>)> {
+        match &object.parts {
+            Parts::Manifest { id, .. } => {
+                let parts = self.manifest(*id)?;
+                let position = usize::from(number).wrapping_sub(1);
+                let part = parts.get(position).ok_or(StoreError::NoSuchPart(u32::from(number)))?;
+                let start: u64 = parts[..position].iter().map(|part| part.payload_bytes).sum();
+                Ok((ByteRange { start, end: start + part.payload_bytes }, part.checksum.clone()))
+            }
+            _ if number == 1 => Ok((ByteRange::whole(object.size_bytes), object.checksum.clone())),
+            _ => Err(StoreError::NoSuchPart(u32::from(number))),
+        }
+    }
+
+    /// The pieces of an object that cover `range`.
+    pub(crate) fn pieces(&self, object: &ObjectRecord, range: ByteRange) -> Result<VecDeque<Piece>> {
+        let mut pieces = VecDeque::new();
+        match &object.parts {
+            Parts::Empty => {}
+            Parts::One(part) => pieces.push_back(Piece { part: (**part).clone(), range }),
+            Parts::Manifest { id, .. } => {
+                let mut start = 0u64;
+                for part in self.manifest(*id)?.iter() {
+                    let end = start + part.payload_bytes;
+                    let from = range.start.max(start);
+                    let to = range.end.min(end);
+                    if from < to {
+                        let range = ByteRange { start: from - start, end: to - start };
+                        pieces.push_back(Piece { part: part.clone(), range });
+                    }
+                    start = end;
+                    if start >= range.end {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(pieces)
+    }
+
+    pub(crate) async fn get(self: &Arc<Self>, request: GetRequest) -> Result<(ObjectInfo, BodyOut)> {
+        let (bucket, info) = self.head(&request)?;
+        let body = self.read(&bucket, &info.object, info.range).await?;
+        Ok((info, body))
+    }
+
+    /// An object's bytes in `range`.
+    pub(crate) async fn read(
+        self: &Arc<Self>,
+        bucket: &BucketRecord,
+        object: &ObjectRecord,
+        range: ByteRange,
+    ) -> Result<BodyOut> {
+        let pieces = self.pieces(object, range)?;
+        egress::body(self, self.bucket_key(bucket)?, pieces).await
+    }
+
+    /// The source of a copy: its bucket, version, and the range to copy.
+    pub(crate) fn copy_source(&self, source: &CopySource) -> Result<(Arc<BucketRecord>, VersionRecord, ByteRange)> {
+        let bucket = self.bucket(&source.bucket)?;
+        let record = self.find(&bucket, &source.key, source.version)?;
+        let object = record.object().ok_or(StoreError::NoSuchKey { delete_marker: None })?;
+        check_copy_source(&source.condition, &object.etag, record.created)?;
+        let range = match source.range {
+            None => ByteRange::whole(object.size_bytes),
+            Some((first, last)) if first <= last && last < object.size_bytes => {
+                ByteRange { start: first, end: last + 1 }
+            }
+            Some(_) => return Err(StoreError::InvalidRange { size_bytes: object.size_bytes }),
+        };
+        if range.len() > PART_BYTES_MAX {
+            return Err(StoreError::EntityTooLarge { size_bytes: range.len(), max_bytes: PART_BYTES_MAX });
+        }
+        Ok((bucket, record, range))
+    }
+
+    pub(crate) async fn copy(self: &Arc<Self>, request: CopyRequest) -> Result<CopyResponse> {
+        let (source_bucket, record, range) = self.copy_source(&request.source)?;
+        let source_version = shown(&source_bucket, record.version);
+        let source = record.object().ok_or(StoreError::NoSuchKey { delete_marker: None })?;
+        let onto_itself = request.source.bucket == request.bucket
+            && request.source.key == request.key
+            && request.source.version.is_none();
+        if onto_itself && request.replace_attributes.is_none() {
+            return Err(StoreError::CopyOntoItself);
+        }
+        let mut attributes = request.replace_attributes.unwrap_or_else(|| source.attributes.clone());
+        attributes.tags = request.replace_tags.unwrap_or_else(|| source.attributes.tags.clone());
+        attributes.retention = request.lock.retention;
+        attributes.legal_hold = request.lock.legal_hold;
+        attributes.owner = request.lock.owner;
+        let algorithm = request.algorithm.or_else(|| source.checksum.as_ref().map(|checksum| checksum.algorithm));
+        let body = self.read(&source_bucket, source, range).await?;
+        let put = PutRequest {
+            bucket: request.bucket,
+            key: request.key,
+            size_bytes: range.len(),
+            attributes,
+            claims: Claims { md5: None, checksum: None, algorithm, trailer: None },
+            condition: request.condition,
+            body: copy_body(body),
+        };
+        Ok(CopyResponse { put: self.put(put).await?, source_version })
+    }
+
+    pub(crate) async fn delete(&self, request: DeleteRequest) -> Result<DeleteResponse> {
+        let bucket = self.bucket(&request.bucket)?;
+        let DeleteRequest { key, version, condition, bypass, .. } = request;
+        let command = match version {
+            None => Command::DeleteObject { bucket: bucket.id, key, nonce: rand::random(), condition, bypass },
+            Some(version) => Command::DeleteVersion { bucket: bucket.id, key, version, condition, bypass },
+        };
+        match self.propose(command).await? {
+            Outcome::Deleted { version: removed, delete_marker } => Ok(DeleteResponse {
+                version: removed.or(version).and_then(|version| shown(&bucket, version)),
+                delete_marker,
+            }),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    pub(crate) async fn change_version(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        version: Option<VersionId>,
+        change: VersionChange,
+    ) -> Result<Option<VersionId>> {
+        let bucket = self.bucket(bucket)?;
+        let found = self.find(&bucket, key, version)?;
+        let command = Command::ChangeVersion { bucket: bucket.id, key: key.clone(), version, change };
+        self.propose(command).await?;
+        Ok(shown(&bucket, found.version))
+    }
+
+    pub(crate) fn object_parts(&self, info: &ObjectInfo, after: u32, limit: u32) -> Result<ObjectParts> {
+        let Parts::Manifest { id, count } = &info.object.parts else {
+            return Ok(ObjectParts { total: 0, parts: Vec::new(), next: None });
+        };
+        let manifest = self.manifest(*id)?;
+        let parts: Vec<_> = (1u32..)
+            .zip(manifest.iter())
+            .skip(after as usize)
+            .take(limit as usize)
+            .map(|(number, part)| (number, part.payload_bytes, part.checksum.clone()))
+            .collect();
+        let last = parts.last().map_or(after, |part| part.0);
+        let next = (last < *count && !parts.is_empty()).then_some(last);
+        Ok(ObjectParts { total: *count, parts, next })
+    }
+}
+
+/// A body that was read here, as one to be written here.
+pub(crate) fn copy_body(body: BodyOut) -> crate::api::BodyIn {
+    use futures::StreamExt as _;
+    body.map(|frame| frame.map_err(|error| crate::api::BodyError::Read(format!("the copy's source: {error}")))).boxed()
+}
+
+/// A put's outcome as its answer.
+pub(crate) fn put_response(bucket: &BucketRecord, outcome: Outcome) -> Result<PutResponse> {
+    match outcome {
+        Outcome::Put { version, created, etag, checksum, size_bytes } => {
+            Ok(PutResponse { version: shown(bucket, version), etag, checksum, size_bytes, created })
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// An outcome that the command cannot have.
+pub(crate) fn unexpected(outcome: &Outcome) -> StoreError {
+    StoreError::Internal(format!("the state machine answered {outcome:?}"))
+}

@@ -1,0 +1,34 @@
+//! Counters of the store, plain atomics; the binary turns them into metrics.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counters since start.
+#[derive(Debug, Default)]
+pub struct StoreStats {
+    /// Plaintext bytes taken in.
+    pub ingested_bytes: AtomicU64,
+    /// Plaintext bytes given out.
+    pub served_bytes: AtomicU64,
+    /// Parts kept inline.
+    pub inline_parts: AtomicU64,
+    /// Parts written to drives.
+    pub drive_parts: AtomicU64,
+    /// Chunks whose tag did not match and that were rebuilt from other shards.
+    pub rebuilt_chunks: AtomicU64,
+    /// Chunks that could not be rebuilt.
+    pub lost_chunks: AtomicU64,
+    /// Garbage parts freed.
+    pub reaped_parts: AtomicU64,
+    /// Orphan shards freed.
+    pub orphan_shards: AtomicU64,
+    /// Parts repaired.
+    pub healed_parts: AtomicU64,
+    /// Parts that repair could not make whole.
+    pub heal_failures: AtomicU64,
+}
+
+impl StoreStats {
+    pub(crate) fn add(counter: &AtomicU64, n: u64) {
+        counter.fetch_add(n, Ordering::Relaxed);
+    }
+}

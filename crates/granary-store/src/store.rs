@@ -1,0 +1,174 @@
+//! [`Store`]: the one implementation of [`ObjectStore`].
+
+use std::sync::Arc;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use granary_crypto::{KeyProvider, Secret32};
+use granary_meta::Proposer;
+use granary_meta::command::{BucketChange, VersionChange};
+use granary_meta::records::{BucketRecord, PartRecord, UploadRecord};
+use granary_stripe::StripeStore;
+use granary_types::{BucketName, Clock, ObjectKey, UploadId, VersionId};
+
+use crate::api::{
+    BodyOut, CompleteRequest, CopyRequest, CopyResponse, CopySource, CreateBucketRequest, CreateUploadRequest,
+    DeleteRequest, DeleteResponse, GetRequest, ListPage, ListPartsPage, ListRequest, ListUploadsPage,
+    ListUploadsRequest, ListVersionsPage, ListVersionsRequest, ObjectInfo, ObjectParts, ObjectStore, PutRequest,
+    PutResponse, Result, UploadPartRequest,
+};
+use crate::inner::{Inner, StoreOptions, from_meta};
+use crate::stats::StoreStats;
+
+/// The object store of a node. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) inner: Arc<Inner>,
+}
+
+impl Store {
+    /// A store over open drives and metadata. `header_key` seals the metadata copies in shard headers.
+    /// Background work (reaper, sweep, repair) starts with [`Store::start_background`].
+    #[must_use]
+    pub fn new(
+        meta: Arc<dyn Proposer>,
+        stripes: Arc<StripeStore>,
+        provider: Arc<dyn KeyProvider>,
+        header_key: &Secret32,
+        clock: Arc<dyn Clock>,
+        options: StoreOptions,
+    ) -> Self {
+        Self { inner: Arc::new(Inner::new(meta, stripes, provider, header_key, clock, options)) }
+    }
+
+    /// Counters since start.
+    #[must_use]
+    pub fn stats(&self) -> Arc<StoreStats> {
+        Arc::clone(&self.inner.stats)
+    }
+
+    /// The settings it runs with.
+    #[must_use]
+    pub fn options(&self) -> &StoreOptions {
+        &self.inner.options
+    }
+}
+
+impl ObjectStore for Store {
+    fn create_bucket(&self, request: CreateBucketRequest) -> BoxFuture<'_, Result<()>> {
+        self.inner.create_bucket(request).boxed()
+    }
+
+    fn bucket(&self, name: &BucketName) -> Result<Arc<BucketRecord>> {
+        self.inner.bucket(name)
+    }
+
+    fn list_buckets(&self) -> Result<Vec<Arc<BucketRecord>>> {
+        self.inner.index().list_buckets().map_err(from_meta)
+    }
+
+    fn delete_bucket<'a>(&'a self, name: &'a BucketName) -> BoxFuture<'a, Result<()>> {
+        self.inner.delete_bucket(name).boxed()
+    }
+
+    fn change_bucket<'a>(&'a self, name: &'a BucketName, change: BucketChange) -> BoxFuture<'a, Result<()>> {
+        self.inner.change_bucket(name, change).boxed()
+    }
+
+    fn put(&self, request: PutRequest) -> BoxFuture<'_, Result<PutResponse>> {
+        self.inner.put(request).boxed()
+    }
+
+    fn get(&self, request: GetRequest) -> BoxFuture<'_, Result<(ObjectInfo, BodyOut)>> {
+        self.inner.get(request).boxed()
+    }
+
+    fn head(&self, request: GetRequest) -> BoxFuture<'_, Result<ObjectInfo>> {
+        std::future::ready(self.inner.head(&request).map(|(_, info)| info)).boxed()
+    }
+
+    fn copy(&self, request: CopyRequest) -> BoxFuture<'_, Result<CopyResponse>> {
+        self.inner.copy(request).boxed()
+    }
+
+    fn delete(&self, request: DeleteRequest) -> BoxFuture<'_, Result<DeleteResponse>> {
+        self.inner.delete(request).boxed()
+    }
+
+    fn change_version<'a>(
+        &'a self,
+        bucket: &'a BucketName,
+        key: &'a ObjectKey,
+        version: Option<VersionId>,
+        change: VersionChange,
+    ) -> BoxFuture<'a, Result<Option<VersionId>>> {
+        self.inner.change_version(bucket, key, version, change).boxed()
+    }
+
+    fn object_parts<'a>(&'a self, info: &'a ObjectInfo, after: u32, limit: u32) -> BoxFuture<'a, Result<ObjectParts>> {
+        std::future::ready(self.inner.object_parts(info, after, limit)).boxed()
+    }
+
+    fn list<'a>(&'a self, bucket: &'a BucketName, request: &'a ListRequest) -> BoxFuture<'a, Result<ListPage>> {
+        std::future::ready(self.inner.list(bucket, request)).boxed()
+    }
+
+    fn list_versions<'a>(
+        &'a self,
+        bucket: &'a BucketName,
+        request: &'a ListVersionsRequest,
+    ) -> BoxFuture<'a, Result<ListVersionsPage>> {
+        std::future::ready(self.inner.list_versions(bucket, request)).boxed()
+    }
+
+    fn create_upload(&self, request: CreateUploadRequest) -> BoxFuture<'_, Result<UploadRecord>> {
+        self.inner.create_upload(request).boxed()
+    }
+
+    fn upload_part(&self, request: UploadPartRequest) -> BoxFuture<'_, Result<PartRecord>> {
+        self.inner.upload_part(request).boxed()
+    }
+
+    fn upload_part_copy<'a>(
+        &'a self,
+        source: CopySource,
+        bucket: &'a BucketName,
+        key: &'a ObjectKey,
+        upload: UploadId,
+        number: u16,
+    ) -> BoxFuture<'a, Result<(PartRecord, Option<VersionId>)>> {
+        self.inner.upload_part_copy(source, bucket, key, upload, number).boxed()
+    }
+
+    fn complete_upload(&self, request: CompleteRequest) -> BoxFuture<'_, Result<PutResponse>> {
+        self.inner.complete_upload(request).boxed()
+    }
+
+    fn abort_upload<'a>(
+        &'a self,
+        bucket: &'a BucketName,
+        key: &'a ObjectKey,
+        upload: UploadId,
+    ) -> BoxFuture<'a, Result<()>> {
+        self.inner.abort_upload(bucket, key, upload).boxed()
+    }
+
+    fn list_parts<'a>(
+        &'a self,
+        bucket: &'a BucketName,
+        key: &'a ObjectKey,
+        upload: UploadId,
+        marker: u16,
+        limit: u32,
+    ) -> BoxFuture<'a, Result<ListPartsPage>> {
+        std::future::ready(self.inner.list_parts(bucket, key, upload, marker, limit)).boxed()
+    }
+
+    fn list_uploads<'a>(
+        &'a self,
+        bucket: &'a BucketName,
+        request: &'a ListUploadsRequest,
+    ) -> BoxFuture<'a, Result<ListUploadsPage>> {
+        std::future::ready(self.inner.list_uploads(bucket, request)).boxed()
+    }
+}
