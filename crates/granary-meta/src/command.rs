@@ -146,7 +146,7 @@ pub enum Command {
         /// The caller holds (and used) the governance bypass right.
         bypass: bool,
     },
-    /// Changes a version's tags, retention or legal hold.
+    /// Changes a version's tags, retention or legal hold. Answered with `Outcome::Put`: the version changed.
     ChangeVersion {
         /// Bucket.
         bucket: BucketId,

@@ -1,0 +1,100 @@
+//! Buckets.
+
+use std::sync::Arc;
+
+use granary_types::limits::BUCKETS_COUNT_MAX;
+use granary_types::{BucketId, BucketName};
+
+use super::{Cx, Step};
+use crate::command::{BucketChange, Outcome, Refusal};
+use crate::index::Family;
+use crate::index::layout::bucket_key;
+use crate::records::{BucketOptions, BucketRecord, Versioning};
+
+impl Cx<'_, '_> {
+    pub(super) fn bucket(&self, id: BucketId) -> Step<Arc<BucketRecord>> {
+        self.index.bucket_by_id(id).ok_or_else(|| Refusal::NoSuchBucket.into())
+    }
+
+    fn bucket_named(&self, name: &BucketName) -> Step<Arc<BucketRecord>> {
+        self.index.bucket(name).ok_or_else(|| Refusal::NoSuchBucket.into())
+    }
+
+    pub(super) fn create_bucket(&mut self, record: &BucketRecord) -> Step<Outcome> {
+        if let Some(there) = self.index.bucket(&record.name) {
+            return Err(Refusal::BucketExists { owner: there.owner.clone() }.into());
+        }
+        if self.index.buckets_count() >= BUCKETS_COUNT_MAX {
+            return Err(Refusal::TooManyBuckets.into());
+        }
+        if self.index.bucket_by_id(record.id).is_some() {
+            return Err(Refusal::InvalidState("the bucket id is taken").into());
+        }
+        let mut record = record.clone();
+        if record.options.object_lock {
+            record.versioning = Versioning::Enabled;
+        }
+        *self.batch.usage(record.id) = crate::index::Usage::default();
+        self.batch.put_bucket(record);
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn delete_bucket(&mut self, name: &BucketName) -> Step<Outcome> {
+        let record = self.bucket_named(name)?;
+        let prefix = bucket_key(record.id);
+        for family in [Family::Current, Family::Versions, Family::Uploads] {
+            if self.index.any(family, &prefix)? {
+                return Err(Refusal::BucketNotEmpty.into());
+            }
+        }
+        self.batch.delete_bucket(&record);
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn change_bucket(&mut self, name: &BucketName, change: &BucketChange) -> Step<Outcome> {
+        let mut record = (*self.bucket_named(name)?).clone();
+        match change {
+            BucketChange::Versioning(to) => {
+                check_versioning(&record, *to)?;
+                record.versioning = *to;
+            }
+            BucketChange::Document { name, value: Some(value) } => {
+                record.documents.insert(name.clone(), value.clone());
+            }
+            BucketChange::Document { name, value: None } => {
+                record.documents.remove(name);
+            }
+            BucketChange::Options(options) => {
+                check_options(&record, options)?;
+                record.options = options.clone();
+            }
+        }
+        self.batch.put_bucket(record);
+        Ok(Outcome::Done)
+    }
+}
+
+fn check_versioning(record: &BucketRecord, to: Versioning) -> Step<()> {
+    match to {
+        Versioning::Off if record.versioning != Versioning::Off => {
+            Err(Refusal::InvalidState("versioning can be suspended, not switched off again").into())
+        }
+        Versioning::Suspended if record.options.object_lock => {
+            Err(Refusal::InvalidState("versioning cannot be suspended while object lock is enabled").into())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_options(record: &BucketRecord, to: &BucketOptions) -> Step<()> {
+    if record.options.object_lock && !to.object_lock {
+        return Err(Refusal::InvalidState("object lock cannot be disabled").into());
+    }
+    if to.object_lock && record.versioning != Versioning::Enabled {
+        return Err(Refusal::InvalidState("object lock needs versioning to be enabled").into());
+    }
+    if to.default_retention.is_some() && !to.object_lock {
+        return Err(Refusal::InvalidState("object lock is not enabled for the bucket").into());
+    }
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! One command at a time, from the state the index has to the state it shall have.
+//!
+//! `apply` is pure: no clock, no randomness, no I/O but reads of the index it is given. The same commands in
+//! the same order build the same bytes. Preconditions, object lock, quotas and sealed keys are checked
+//! here and nowhere else, so they hold under any concurrency.
+
+use crate::command::{Command, Envelope, Outcome, Refusal};
+use crate::error::{MetaError, Result};
+use crate::index::{Batch, Index};
+
+mod bucket;
+mod condition;
+mod lock;
+mod object;
+mod parts;
+mod system;
+mod upload;
+mod version;
+
+/// Why a command stops: refused by the rules, or the index failed.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// Nothing changes; this is the outcome.
+    Refused(Refusal),
+    /// The index could not be read.
+    Failed(MetaError),
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<MetaError> for Stop {
+    fn from(error: MetaError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+type Step<T> = std::result::Result<T, Stop>;
+
+/// What `envelope` does to `index`, put into `batch`. A refused command leaves the batch empty.
+///
+/// # Errors
+/// Only the index's own: then nothing may be concluded about the command.
+pub fn apply(envelope: &Envelope, index: &Index, batch: &mut Batch<'_>) -> Result<Outcome> {
+    let mut cx = Cx { at: envelope.at, index, batch };
+    let done = match &envelope.command {
+        Command::Noop => Ok(Outcome::Done),
+        Command::CreateBucket(record) => cx.create_bucket(record),
+        Command::DeleteBucket { name } => cx.delete_bucket(name),
+        Command::ChangeBucket { name, change } => cx.change_bucket(name, change),
+        Command::PutVersion { bucket, key, object, inline, nonce, condition } => {
+            cx.put_version(*bucket, key, object, inline.as_deref(), *nonce, condition)
+        }
+        Command::DeleteObject { bucket, key, nonce, condition, bypass } => {
+            cx.delete_object(*bucket, key, *nonce, condition, *bypass)
+        }
+        Command::DeleteVersion { bucket, key, version, condition, bypass } => {
+            cx.delete_version(*bucket, key, *version, condition, *bypass)
+        }
+        Command::ChangeVersion { bucket, key, version, change } => cx.change_version(*bucket, key, *version, change),
+        Command::CreateUpload { bucket, upload } => cx.create_upload(*bucket, upload),
+        Command::PutPart { bucket, key, upload, number, part, inline } => {
+            cx.put_part(*bucket, key, *upload, *number, part, inline.as_deref())
+        }
+        Command::CompleteUpload { bucket, key, upload, parts, checksum, size_bytes, nonce, condition } => cx
+            .complete_upload(upload::Complete {
+                bucket: *bucket,
+                key,
+                upload: *upload,
+                parts,
+                checksum: checksum.as_ref(),
+                size_bytes: *size_bytes,
+                nonce: *nonce,
+                condition,
+            }),
+        Command::AbortUpload { bucket, key, upload } => cx.abort_upload(*bucket, key, *upload),
+        Command::ForgetGarbage { parts } => cx.forget_garbage(parts),
+        Command::MovePart { part, from, to } => cx.move_part(*part, from, to),
+        Command::RegisterDrive { drive } => cx.register_drive(*drive),
+        Command::RetireDrive { drive } => cx.retire_drive(*drive),
+        Command::SetSystem { name, value } => cx.set_system(name, value.as_deref()),
+    };
+    match done {
+        Ok(outcome) => Ok(outcome),
+        Err(Stop::Refused(refusal)) => {
+            batch.clear();
+            Ok(Outcome::Refused(refusal))
+        }
+        Err(Stop::Failed(error)) => Err(error),
+    }
+}
+
+/// Applies `envelope` as the command at `position` and writes it.
+///
+/// # Errors
+/// The index's; then nothing was written.
+pub fn apply_one(index: &Index, position: u64, envelope: &Envelope) -> Result<Outcome> {
+    let mut batch = Batch::new(index);
+    let outcome = apply(envelope, index, &mut batch)?;
+    batch.commit(position)?;
+    Ok(outcome)
+}
+
+/// What every command's code works with.
+pub(crate) struct Cx<'c, 'i> {
+    /// The proposer's clock when it proposed.
+    pub at: granary_types::Timestamp,
+    /// The state.
+    pub index: &'c Index,
+    /// The changes.
+    pub batch: &'c mut Batch<'i>,
+}

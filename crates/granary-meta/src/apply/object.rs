@@ -1,0 +1,131 @@
+//! PUT and DELETE of objects.
+//! <https://docs.aws.amazon.com/AmazonS3/latest/userguide/Versioning.html>
+
+use granary_types::limits::PART_BYTES_MAX;
+use granary_types::{BucketId, ObjectKey, VersionId};
+
+use super::version::Slot;
+use super::{Cx, Step};
+use crate::command::{Condition, Outcome, Refusal};
+use crate::records::{ObjectRecord, PartOwner, Parts, VersionBody, VersionRecord, Versioning};
+
+impl Cx<'_, '_> {
+    /// What every write of an object to `slot` must pass, whatever it writes.
+    pub(super) fn check_overwrite(&self, slot: &Slot<'_>, condition: &Condition) -> Step<()> {
+        self.check(condition, slot.current.as_ref())?;
+        if slot.bucket.options.write_once && slot.current.as_ref().is_some_and(|c| !c.is_delete_marker()) {
+            return Err(Refusal::WriteOnce.into());
+        }
+        Ok(())
+    }
+
+    /// Refuses to let the bucket grow over its quota by `more` bytes while `less` go.
+    pub(super) fn check_quota(&mut self, slot_bucket: &crate::records::BucketRecord, more: u64, less: u64) -> Step<()> {
+        let Some(quota) = slot_bucket.options.quota_bytes else { return Ok(()) };
+        let usage = *self.batch.usage(slot_bucket.id);
+        let then = (usage.bytes + usage.upload_bytes).saturating_add(more).saturating_sub(less);
+        // A write that does not grow the bucket is allowed even over a quota that was lowered since.
+        if more > less && then > quota {
+            return Err(Refusal::QuotaExceeded.into());
+        }
+        Ok(())
+    }
+
+    pub(super) fn put_version(
+        &mut self,
+        bucket: BucketId,
+        key: &ObjectKey,
+        object: &ObjectRecord,
+        inline: Option<&[u8]>,
+        nonce: [u8; 8],
+        condition: &Condition,
+    ) -> Step<Outcome> {
+        let slot = self.slot(bucket, key)?;
+        self.check_overwrite(&slot, condition)?;
+        self.check_lockable(&slot.bucket, &object.attributes)?;
+        match &object.parts {
+            Parts::Empty if object.size_bytes == 0 && inline.is_none() => {}
+            Parts::One(part) if part.payload_bytes == object.size_bytes => {
+                if part.payload_bytes > PART_BYTES_MAX {
+                    return Err(Refusal::EntityTooLarge.into());
+                }
+                self.check_new_part(part, inline)?;
+            }
+            _ => return Err(Refusal::InvalidState("the object's parts do not make its size").into()),
+        }
+        let replaced = self.replaced(&slot)?;
+        if let Some(replaced) = &replaced {
+            self.check_unlocked(replaced, false)?;
+        }
+        let replaced_bytes = replaced.as_ref().and_then(|r| r.object()).map_or(0, |o| o.size_bytes);
+        self.check_quota(&slot.bucket, object.size_bytes, replaced_bytes)?;
+
+        let created = slot.next_created(self.at);
+        let version = slot.next_version(created, nonce);
+        let mut object = object.clone();
+        object.attributes.retention = self.retention_of_new(&slot.bucket, object.attributes.retention, created);
+        let outcome = Outcome::Put {
+            version,
+            created,
+            etag: object.etag.clone(),
+            checksum: object.checksum.clone(),
+            size_bytes: object.size_bytes,
+        };
+        let new = VersionRecord { version, created, body: VersionBody::Object(Box::new(object)) };
+        self.install(&slot, replaced.as_ref(), &new)?;
+        if let Some(Parts::One(part)) = new.object().map(|o| &o.parts) {
+            self.hold_part(bucket, part, inline, PartOwner::Version { key: key.clone(), version, created });
+        }
+        Ok(outcome)
+    }
+
+    pub(super) fn delete_object(
+        &mut self,
+        bucket: BucketId,
+        key: &ObjectKey,
+        nonce: [u8; 8],
+        condition: &Condition,
+        bypass: bool,
+    ) -> Step<Outcome> {
+        let slot = self.slot(bucket, key)?;
+        self.check(condition, slot.current.as_ref())?;
+        let replaced = self.replaced(&slot)?;
+        if let Some(replaced) = &replaced {
+            self.check_unlocked(replaced, bypass)?;
+        }
+        if slot.bucket.versioning == Versioning::Off {
+            let Some(there) = replaced else { return Ok(Outcome::Deleted { version: None, delete_marker: false }) };
+            self.remove(&slot, &there)?;
+            return Ok(Outcome::Deleted { version: Some(there.version), delete_marker: false });
+        }
+        let created = slot.next_created(self.at);
+        let version = slot.next_version(created, nonce);
+        let marker = VersionRecord { version, created, body: VersionBody::DeleteMarker };
+        self.install(&slot, replaced.as_ref(), &marker)?;
+        Ok(Outcome::Deleted { version: Some(version), delete_marker: true })
+    }
+
+    pub(super) fn delete_version(
+        &mut self,
+        bucket: BucketId,
+        key: &ObjectKey,
+        version: VersionId,
+        condition: &Condition,
+        bypass: bool,
+    ) -> Step<Outcome> {
+        let slot = self.slot(bucket, key)?;
+        let there = match &slot.current {
+            None => None,
+            Some(current) if current.version == version => Some(current.clone()),
+            Some(_) => self.index.older_version(bucket, key, version)?,
+        };
+        self.check(condition, there.as_ref())?;
+        // Deleting what is not there succeeds, as everywhere in S3.
+        let Some(there) = there else {
+            return Ok(Outcome::Deleted { version: Some(version), delete_marker: false });
+        };
+        self.check_unlocked(&there, bypass)?;
+        self.remove(&slot, &there)?;
+        Ok(Outcome::Deleted { version: Some(version), delete_marker: there.is_delete_marker() })
+    }
+}

@@ -1,0 +1,219 @@
+//! How the index lays its records out in RocksDB: column families and keys. `docs/format/index.md` is the
+//! page for it; every key sorts as its listing needs. Object keys hold no NUL byte (`ObjectKey` refuses it), so
+//! a NUL ends a key inside a longer one without any escaping and keeps UTF-8 byte order.
+
+use granary_types::{BucketId, DriveNo, ObjectKey, PartId, Timestamp, UploadId, VersionId};
+
+/// A column family of the index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// Applied position, format, usage counters, remembered completions, system records.
+    Sys,
+    /// Bucket id → `BucketRecord`.
+    Buckets,
+    /// Bucket ‖ key → the newest `VersionRecord`.
+    Current,
+    /// Bucket ‖ key ‖ NUL ‖ !created ‖ version → older `VersionRecord`s, newest first.
+    Versions,
+    /// Bucket ‖ key → creation time of the null version, where that lies in `Versions`.
+    Nulls,
+    /// Part id → sealed chunk.
+    Inline,
+    /// Bucket ‖ key ‖ NUL ‖ created ‖ upload → `UploadRecord`.
+    Uploads,
+    /// Upload ‖ number → `PartRecord`; number 0 → where the upload is (`UploadHead`).
+    Parts,
+    /// Manifest ‖ position → `PartRecord`.
+    Manifests,
+    /// Part id → `PartRef`.
+    PartRefs,
+    /// Since ‖ part id → nothing (the `PartRef` says the rest).
+    Garbage,
+    /// Drive number → `DriveEntry`.
+    Drives,
+}
+
+impl Family {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::Sys,
+        Self::Buckets,
+        Self::Current,
+        Self::Versions,
+        Self::Nulls,
+        Self::Inline,
+        Self::Uploads,
+        Self::Parts,
+        Self::Manifests,
+        Self::PartRefs,
+        Self::Garbage,
+        Self::Drives,
+    ];
+
+    /// RocksDB's name for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sys => "sys",
+            Self::Buckets => "buckets",
+            Self::Current => "current",
+            Self::Versions => "versions",
+            Self::Nulls => "nulls",
+            Self::Inline => "inline",
+            Self::Uploads => "uploads",
+            Self::Parts => "parts",
+            Self::Manifests => "manifests",
+            Self::PartRefs => "part_refs",
+            Self::Garbage => "garbage",
+            Self::Drives => "drives",
+        }
+    }
+}
+
+/// `sys`: index of the last applied command, u64 LE.
+pub(crate) const SYS_APPLIED: &[u8] = b"applied";
+/// `sys`: identity of the log that built this index, 16 bytes.
+pub(crate) const SYS_LOG_ID: &[u8] = b"log-id";
+/// `sys`: format version, u32 LE.
+pub(crate) const SYS_FORMAT: &[u8] = b"format";
+
+fn tagged(tag: &[u8], rest: &[&[u8]]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(tag.len() + rest.iter().map(|r| r.len()).sum::<usize>());
+    key.extend_from_slice(tag);
+    rest.iter().for_each(|r| key.extend_from_slice(r));
+    key
+}
+
+/// `sys`: a bucket's usage counters.
+pub(crate) fn usage_key(bucket: BucketId) -> Vec<u8> {
+    tagged(b"u/", &[&bucket.0.to_be_bytes()])
+}
+
+/// `sys`: prefix of system records.
+pub(crate) const SYSTEM_PREFIX: &[u8] = b"s/";
+
+/// `sys`: a named system record.
+pub(crate) fn system_key(name: &str) -> Vec<u8> {
+    tagged(SYSTEM_PREFIX, &[name.as_bytes()])
+}
+
+/// `sys`: what a completed upload was answered.
+pub(crate) fn completion_key(upload: UploadId) -> Vec<u8> {
+    tagged(b"c/", &[&upload.0])
+}
+
+/// `sys`: number of completions remembered.
+pub(crate) const COMPLETION_COUNT: &[u8] = b"completions";
+
+/// `sys`: prefix of the queue of completions, oldest first.
+pub(crate) const COMPLETION_QUEUE: &[u8] = b"q/";
+
+/// `sys`: a completion's place in the queue.
+pub(crate) fn completion_queue_key(at: Timestamp, upload: UploadId) -> Vec<u8> {
+    tagged(COMPLETION_QUEUE, &[&at.0.to_be_bytes(), &upload.0])
+}
+
+/// `buckets`.
+pub(crate) fn bucket_key(bucket: BucketId) -> [u8; 8] {
+    bucket.0.to_be_bytes()
+}
+
+/// `current` and `nulls`.
+pub(crate) fn object_key(bucket: BucketId, key: &str) -> Vec<u8> {
+    tagged(&bucket.0.to_be_bytes(), &[key.as_bytes()])
+}
+
+/// `versions` and `uploads`: what all entries of a key begin with.
+pub(crate) fn group_prefix(bucket: BucketId, key: &str) -> Vec<u8> {
+    tagged(&bucket.0.to_be_bytes(), &[key.as_bytes(), &[0]])
+}
+
+/// `versions`.
+pub(crate) fn version_key(bucket: BucketId, key: &str, created: Timestamp, version: VersionId) -> Vec<u8> {
+    tagged(&bucket.0.to_be_bytes(), &[key.as_bytes(), &[0], &(!created.0).to_be_bytes(), &version.0])
+}
+
+/// `uploads`.
+pub(crate) fn upload_key(bucket: BucketId, key: &str, created: Timestamp, upload: UploadId) -> Vec<u8> {
+    tagged(&bucket.0.to_be_bytes(), &[key.as_bytes(), &[0], &created.0.to_be_bytes(), &upload.0])
+}
+
+/// `parts`; number 0 is the upload's head.
+pub(crate) fn part_key(upload: UploadId, number: u16) -> [u8; 18] {
+    let mut key = [0; 18];
+    key[..16].copy_from_slice(&upload.0);
+    key[16..].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
+/// `manifests`.
+pub(crate) fn manifest_key(manifest: UploadId, position: u32) -> [u8; 20] {
+    let mut key = [0; 20];
+    key[..16].copy_from_slice(&manifest.0);
+    key[16..].copy_from_slice(&position.to_be_bytes());
+    key
+}
+
+/// `garbage`.
+pub(crate) fn garbage_key(since: Timestamp, part: PartId) -> [u8; 24] {
+    let mut key = [0; 24];
+    key[..8].copy_from_slice(&since.0.to_be_bytes());
+    key[8..].copy_from_slice(&part.0);
+    key
+}
+
+/// `drives`.
+pub(crate) fn drive_key(drive: DriveNo) -> [u8; 2] {
+    drive.0.to_be_bytes()
+}
+
+/// The first byte string that sorts after everything beginning with `prefix`; `None` when there is none.
+pub(crate) fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|b| *b != 0xff)?;
+    let mut end = prefix[..=last].to_vec();
+    end[last] += 1;
+    Some(end)
+}
+
+/// The object key of a `current` entry.
+pub(crate) fn key_of_object(entry: &[u8]) -> Option<&str> {
+    std::str::from_utf8(entry.get(8..)?).ok()
+}
+
+/// The object key of a `versions` or `uploads` entry.
+pub(crate) fn key_of_group(entry: &[u8]) -> Option<&str> {
+    let end = entry.len().checked_sub(25)?;
+    std::str::from_utf8(entry.get(8..end)?).ok()
+}
+
+/// The key as a validated name; the index only ever holds such.
+pub(crate) fn owned_key(text: &str) -> Option<ObjectKey> {
+    ObjectKey::new(text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn after_prefix_is_tight() {
+        assert_eq!(after_prefix(b"ab"), Some(b"ac".to_vec()));
+        assert_eq!(after_prefix(b"a\xff"), Some(b"b".to_vec()));
+        assert_eq!(after_prefix(b"\xff\xff"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn groups_sort_as_their_keys(a in "[a-c!\u{1}é]{1,4}", b in "[a-c!\u{1}é]{1,4}", x: u64, y: u64) {
+            let bucket = BucketId(7);
+            let key = |k: &str, t| version_key(bucket, k, Timestamp(t), VersionId([3; 16]));
+            if a != b {
+                prop_assert_eq!(key(&a, x).cmp(&key(&b, y)), a.cmp(&b));
+            } else {
+                prop_assert_eq!(key(&a, x).cmp(&key(&b, y)), y.cmp(&x));
+            }
+            prop_assert_eq!(key_of_group(&key(&a, x)), Some(a.as_str()));
+        }
+    }
+}
