@@ -2,15 +2,13 @@
 //! deterministically: times and ids are in the command.
 
 use bytes::Bytes;
+use granary_types::Checksum;
 use granary_types::{
     BucketId, BucketName, DriveId, DriveNo, ObjectKey, PartId, Placement, Timestamp, UploadId, VersionId,
 };
-use granary_types::Checksum;
 use serde::{Deserialize, Serialize};
 
-use crate::records::{
-    BucketOptions, BucketRecord, ObjectRecord, PartRecord, Retention, UploadRecord, Versioning,
-};
+use crate::records::{BucketOptions, BucketRecord, ObjectRecord, PartRecord, Retention, UploadRecord, Versioning};
 
 /// A command with what the proposer adds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

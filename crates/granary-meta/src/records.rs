@@ -181,11 +181,9 @@ impl PartRecord {
     pub fn location(&self) -> Option<PartLocation> {
         match &self.place {
             PartPlace::Inline => None,
-            PartPlace::Drives(placement) => Some(PartLocation {
-                part: self.id,
-                payload_bytes: self.payload_bytes,
-                placement: placement.clone(),
-            }),
+            PartPlace::Drives(placement) => {
+                Some(PartLocation { part: self.id, payload_bytes: self.payload_bytes, placement: placement.clone() })
+            }
         }
     }
 }

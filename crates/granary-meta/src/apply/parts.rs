@@ -7,9 +7,7 @@ use crate::command::{Outcome, Refusal};
 use crate::error::Result;
 use crate::index::Family;
 use crate::index::layout::{garbage_key, manifest_key, object_key, part_key, upload_key, version_key};
-use crate::records::{
-    ObjectRecord, PartOwner, PartPlace, PartRecord, PartRef, Parts, VersionBody, VersionRecord,
-};
+use crate::records::{ObjectRecord, PartOwner, PartPlace, PartRecord, PartRef, Parts, VersionBody, VersionRecord};
 
 impl Cx<'_, '_> {
     /// Refuses a part that is in use already (a command that was proposed twice), and one whose inline
@@ -115,7 +113,11 @@ impl Cx<'_, '_> {
                 let current: Option<VersionRecord> = self.index.get(Family::Current, &now)?;
                 let (family, place, mut record) = match current {
                     Some(v) if v.version == *version && v.created == *created => (Family::Current, now, v),
-                    _ => (Family::Versions, then.clone(), self.index.get(Family::Versions, &then)?.ok_or(Refusal::Stale)?),
+                    _ => (
+                        Family::Versions,
+                        then.clone(),
+                        self.index.get(Family::Versions, &then)?.ok_or(Refusal::Stale)?,
+                    ),
                 };
                 match &mut record.body {
                     VersionBody::Object(object) => match &mut object.parts {

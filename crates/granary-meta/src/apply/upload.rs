@@ -188,8 +188,10 @@ impl Cx<'_, '_> {
 
     /// Remembers what a completed upload was answered and forgets some that are too old.
     fn remember(&mut self, upload: UploadId, completion: &Completion) -> Step<()> {
-        let mut iter =
-            self.index.db().raw_iterator_cf_opt(self.index.family(Family::Sys), crate::index::bounded(COMPLETION_QUEUE));
+        let mut iter = self
+            .index
+            .db()
+            .raw_iterator_cf_opt(self.index.family(Family::Sys), crate::index::bounded(COMPLETION_QUEUE));
         iter.seek(COMPLETION_QUEUE);
         let mut count: u64 = self.index.get(Family::Sys, COMPLETION_COUNT)?.unwrap_or(0);
         for _ in 0..COMPLETIONS_FORGOTTEN {
@@ -239,7 +241,8 @@ fn choose(wanted: &[CompletedPart], there: Numbered) -> Step<(Numbered, Numbered
             return Err(wrong.into());
         }
         if let Some(claimed) = &want.checksum {
-            let same = part.checksum.as_ref().is_some_and(|c| c.algorithm == claimed.algorithm && c.value == claimed.value);
+            let same =
+                part.checksum.as_ref().is_some_and(|c| c.algorithm == claimed.algorithm && c.value == claimed.value);
             if !same {
                 return Err(wrong.into());
             }

@@ -68,7 +68,12 @@ impl Cx<'_, '_> {
 
     /// Puts `new` on top of the key's history. `replaced` (see [`Cx::replaced`]) is removed for good, any
     /// other current version moves behind it.
-    pub(super) fn install(&mut self, slot: &Slot<'_>, replaced: Option<&VersionRecord>, new: &VersionRecord) -> Step<()> {
+    pub(super) fn install(
+        &mut self,
+        slot: &Slot<'_>,
+        replaced: Option<&VersionRecord>,
+        new: &VersionRecord,
+    ) -> Step<()> {
         let bucket = slot.bucket.id;
         let mut objects = 0i64;
         if let Some(current) = &slot.current {

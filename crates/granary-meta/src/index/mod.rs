@@ -32,8 +32,8 @@ pub use entries::{DriveEntry, Usage};
 pub use handle::IndexHandle;
 pub use layout::Family;
 pub use open::IndexOptions;
-pub(crate) use read::bounded;
 pub use read::WithInline;
+pub(crate) use read::bounded;
 
 /// Buckets and drives, small enough to be held in memory whole.
 #[derive(Debug, Clone, Default)]

@@ -34,13 +34,7 @@ pub struct IndexOptions {
 
 impl Default for IndexOptions {
     fn default() -> Self {
-        Self {
-            cache_bytes: 256 << 20,
-            memtable_bytes: 96 << 20,
-            blob_bytes_min: 1024,
-            files_open_max: 512,
-            env: None,
-        }
+        Self { cache_bytes: 256 << 20, memtable_bytes: 96 << 20, blob_bytes_min: 1024, files_open_max: 512, env: None }
     }
 }
 
@@ -106,7 +100,10 @@ impl Index {
         let families = Family::ALL
             .iter()
             .map(|f| ColumnFamilyDescriptor::new(f.name(), family_options(*f, options, &cache)))
-            .chain(std::iter::once(ColumnFamilyDescriptor::new("default", family_options(Family::Sys, options, &cache))));
+            .chain(std::iter::once(ColumnFamilyDescriptor::new(
+                "default",
+                family_options(Family::Sys, options, &cache),
+            )));
         let db = DB::open_cf_descriptors(&db, path, families)?;
         let mut write_options = WriteOptions::default();
         write_options.disable_wal(true);
@@ -132,13 +129,16 @@ impl Index {
                 self.db.write_opt(writes, &self.write_options)?;
             }
             Some(format) if format == FORMAT.to_le_bytes() => {}
-            Some(format) => return Err(MetaError::Layout(format!("the index has format {format:?}, this program knows {FORMAT}"))),
+            Some(format) => {
+                return Err(MetaError::Layout(format!("the index has format {format:?}, this program knows {FORMAT}")));
+            }
         }
         if self.get_raw(Family::Sys, layout::SYS_LOG_ID)?.as_deref() != Some(&log_id[..]) {
             return Err(MetaError::Layout("the index belongs to another log".to_owned()));
         }
         if let Some(bytes) = self.get_raw(Family::Sys, layout::SYS_APPLIED)? {
-            let bytes = <[u8; 8]>::try_from(&bytes[..]).map_err(|_| self.undecodable(Family::Sys, "applied position"))?;
+            let bytes =
+                <[u8; 8]>::try_from(&bytes[..]).map_err(|_| self.undecodable(Family::Sys, "applied position"))?;
             *self.applied.get_mut() = u64::from_le_bytes(bytes);
         }
         let mut tables = Tables::default();

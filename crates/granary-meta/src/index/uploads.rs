@@ -10,7 +10,12 @@ use crate::records::{PartRecord, UploadRecord};
 
 impl Index {
     /// Where an open upload is, if it belongs to this bucket and key.
-    pub(crate) fn upload_head(&self, bucket: BucketId, key: &ObjectKey, upload: UploadId) -> Result<Option<UploadHead>> {
+    pub(crate) fn upload_head(
+        &self,
+        bucket: BucketId,
+        key: &ObjectKey,
+        upload: UploadId,
+    ) -> Result<Option<UploadHead>> {
         let head = self.get::<UploadHead>(Family::Parts, &layout::part_key(upload, 0))?;
         Ok(head.filter(|h| h.bucket == bucket && h.key == *key))
     }
