@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from tests.harness.content import Content
-from tests.harness.raw import RawClient, Reply
+from tests.harness.raw import RawClient, Reply, S3Failure
 
 from .model import KeyModel, Stored, UploadModel
 
@@ -89,6 +89,9 @@ class Lane:
                 self.report.counts["unknown"] += 1
                 dropped = f"{type(error).__name__}: {error}"
                 time.sleep(0.05)
+            except S3Failure as failure:
+                if failure.status != 503:
+                    self.report.wrong.append(f"{self.name}: {failure}")
             except Wrong as wrong:
                 self.report.wrong.append(str(wrong))
         self.client.close()
@@ -348,7 +351,7 @@ class Lane:
     def attempt(self, look) -> None:
         try:
             look()
-        except Wrong as wrong:
+        except (Wrong, S3Failure, AssertionError) as wrong:
             self.report.wrong.append(str(wrong))
         except GONE as error:
             self.report.wrong.append(f"{self.name}: while nobody kills: {type(error).__name__}: {error}")
