@@ -1,1 +1,32 @@
-//! Placeholder line, replaced by the crate.
+//! Envelope encryption. Row 1; no `unsafe`, and no I/O but the root key file.
+//!
+//! ```text
+//! root key (KeyProvider)          held by the owner: a file now; environment, PKCS#11, Vault later
+//!   ├─ wraps the system keys      (Keyring: log, index, drive index, drive headers, cluster secret)
+//!   └─ wraps bucket keys          (BucketKey; destroying one shreds the bucket)
+//!        └─ wrap data keys        (DataKey: one per part, used for nothing else)
+//!             └─ seals chunks     (ChunkCipher: AES-256-GCM, nonce and AAD from part and position)
+//! ```
+//!
+//! Guarantees: keys leave this crate only wrapped ([`granary_types::WrappedKey`]); secrets are wiped when
+//! dropped and never appear in `Debug`; every opening is authenticated. Formats: `docs/format/chunk.md`
+//! and `docs/format/keyring.md`. Left to others: where files lie, caching of opened keys, what is sealed.
+
+pub mod blob;
+pub mod chunk;
+pub mod error;
+pub mod file;
+pub mod keyring;
+pub mod keys;
+pub mod provider;
+pub mod secret;
+mod xaes;
+
+pub use blob::{BLOB_OVERHEAD_BYTES, BlobKey, NonceKey, open_blob, seal_blob};
+pub use chunk::ChunkCipher;
+pub use error::{CryptoError, OpenError, Result};
+pub use file::FileKeyProvider;
+pub use keyring::{Keyring, SystemKeys};
+pub use keys::{BucketKey, DataKey};
+pub use provider::{KeyProvider, MemoryKeyProvider, RootKeyId, RootKeys};
+pub use secret::Secret32;
