@@ -59,14 +59,9 @@ impl FileKeyProvider {
         }
         // Exact capacity, so that reading leaves no copies behind in grown-out-of buffers.
         let mut text = Zeroizing::new(String::with_capacity(FILE_BYTES_MAX as usize + 1));
-        (&mut file)
-            .take(FILE_BYTES_MAX + 1)
-            .read_to_string(&mut text)
-            .map_err(|e| failed("read", path, e))?;
-        let keys = from_text(&text).map_err(|why| CryptoError::Format {
-            what: "root key file",
-            why: format!("{}: {why}", path.display()),
-        })?;
+        (&mut file).take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(|e| failed("read", path, e))?;
+        let keys = from_text(&text)
+            .map_err(|why| CryptoError::Format { what: "root key file", why: format!("{}: {why}", path.display()) })?;
         Ok(Self { path: path.to_owned(), keys })
     }
 

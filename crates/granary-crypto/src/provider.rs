@@ -64,10 +64,9 @@ impl FromStr for RootKeyId {
     fn from_str(text: &str) -> Result<Self> {
         let valid = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
         let value = valid.then(|| u64::from_str_radix(text, 16).ok()).flatten();
-        value.map(|v| Self(v.to_be_bytes())).ok_or_else(|| CryptoError::Format {
-            what: "root key id",
-            why: "expected 16 hexadecimal digits".into(),
-        })
+        value
+            .map(|v| Self(v.to_be_bytes()))
+            .ok_or_else(|| CryptoError::Format { what: "root key id", why: "expected 16 hexadecimal digits".into() })
     }
 }
 
@@ -142,8 +141,7 @@ impl RootKeys {
         let (nonce, sealed) = rest.split_first_chunk::<XNONCE_BYTES>().ok_or_else(|| format("cut short"))?;
         let mut id = RootKeyId([0; 8]);
         id.0.copy_from_slice(&head[1..]);
-        let (_, _, xaes) =
-            self.keys.iter().find(|(known, ..)| *known == id).ok_or(CryptoError::UnknownRootKey(id))?;
+        let (_, _, xaes) = self.keys.iter().find(|(known, ..)| *known == id).ok_or(CryptoError::UnknownRootKey(id))?;
         let (message_key, short) = xaes.message_key(nonce);
         unwrap_bytes(&message_key, short, &aad(head, context), sealed)
             .map_err(|OpenError| CryptoError::Open { what: WHAT })

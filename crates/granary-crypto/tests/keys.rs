@@ -115,8 +115,16 @@ fn a_changed_keyring_is_refused() {
     let key = |name: &str| value["keyring"]["keys"][name].to_string();
     let content = format!(
         "{{\"format\":{},\"version\":{},\"cluster\":{},\"generation\":{},\"created_us\":{},\"keys\":{{\"log\":{},\"index\":{},\"drive_index\":{},\"drive_mac\":{},\"cluster\":{}}}}}",
-        field("format"), field("version"), field("cluster"), field("generation"), field("created_us"),
-        key("log"), key("index"), key("drive_index"), key("drive_mac"), key("cluster"),
+        field("format"),
+        field("version"),
+        field("cluster"),
+        field("generation"),
+        field("created_us"),
+        key("log"),
+        key("index"),
+        key("drive_index"),
+        key("drive_mac"),
+        key("cluster"),
     );
     let crc = granary_types::frame::crc32c(content.as_bytes());
     let forged = format!("{{\"keyring\":{content},\"crc32c\":\"{crc:08x}\"}}");

@@ -3,8 +3,8 @@
 use aes_gcm::aead::{Aead as _, Payload};
 use aes_gcm::{Aes256Gcm, KeyInit as _};
 use granary_crypto::{
-    BLOB_OVERHEAD_BYTES, BlobKey, BucketKey, ChunkCipher, CryptoError, DataKey, MemoryKeyProvider, NonceKey,
-    RootKeyId, RootKeys, Secret32, open_blob, seal_blob,
+    BLOB_OVERHEAD_BYTES, BlobKey, BucketKey, ChunkCipher, CryptoError, DataKey, MemoryKeyProvider, NonceKey, RootKeyId,
+    RootKeys, Secret32, open_blob, seal_blob,
 };
 use granary_types::{BucketId, PartId, WrappedKey};
 use proptest::prelude::{ProptestConfig, any, prop_assert, prop_assert_eq, proptest};
