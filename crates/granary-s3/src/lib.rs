@@ -1,1 +1,23 @@
-//! Placeholder line, replaced by the crate.
+//! The S3 front door: s3s requests in, store calls out.
+//!
+//! Row 4, and the only user of s3s. [`service()`] makes what hyper serves; [`FrontDoor`] maps every operation to
+//! [`granary_store::ObjectStore`]; [`error`] maps every error in one exhaustive match. What a client may rely
+//! on is in `docs/SEMANTICS.md`. Listeners, TLS, metrics and settings are the binary's.
+
+mod auth;
+mod body;
+mod checksums;
+mod context;
+mod convert;
+mod documents;
+pub mod error;
+mod front;
+mod lenient;
+mod ops;
+mod precheck;
+mod rechunk;
+mod service;
+
+pub use context::RequestObserver;
+pub use front::FrontDoor;
+pub use service::{ConfigError, FromBody, FrontBody, FrontConfig, LOG_DIRECTIVE, S3Service, service};

@@ -1,0 +1,180 @@
+//! What is known of a request while it is served: its id, its operation, who asks, how many bytes came.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use granary_access::Identity;
+use granary_store::StoreError;
+use s3s::{S3Error, S3ErrorCode, S3Request, S3Result};
+
+use crate::error::{self, Fail};
+
+/// Told once per request, when the last byte of its answer is sent or the connection is lost.
+pub trait RequestObserver: Send + Sync + 'static {
+    /// `op` is S3's operation name, `Unknown` where the request was refused before it was known. `micros` runs
+    /// from the request's head to the end of the answer.
+    fn done(&self, op: &'static str, status: u16, bytes_in: u64, bytes_out: u64, micros: u64);
+}
+
+/// Name of an operation that was never known.
+const UNKNOWN: &str = "Unknown";
+
+/// The operations that have a name of their own in metrics; all that are not implemented share `Other`.
+const OPERATIONS: [&str; 49] = [
+    UNKNOWN,
+    "Other",
+    "AbortMultipartUpload",
+    "CompleteMultipartUpload",
+    "CopyObject",
+    "CreateBucket",
+    "CreateMultipartUpload",
+    "DeleteBucket",
+    "DeleteBucketTagging",
+    "DeleteObject",
+    "DeleteObjectTagging",
+    "DeleteObjects",
+    "GetBucketAcl",
+    "GetBucketCors",
+    "GetBucketEncryption",
+    "GetBucketLifecycleConfiguration",
+    "GetBucketLocation",
+    "GetBucketOwnershipControls",
+    "GetBucketPolicy",
+    "GetBucketPolicyStatus",
+    "GetBucketTagging",
+    "GetBucketVersioning",
+    "GetObject",
+    "GetObjectAcl",
+    "GetObjectAttributes",
+    "GetObjectLegalHold",
+    "GetObjectLockConfiguration",
+    "GetObjectRetention",
+    "GetObjectTagging",
+    "GetPublicAccessBlock",
+    "HeadBucket",
+    "HeadObject",
+    "ListBuckets",
+    "ListMultipartUploads",
+    "ListObjectVersions",
+    "ListObjects",
+    "ListObjectsV2",
+    "ListParts",
+    "PutBucketAcl",
+    "PutBucketTagging",
+    "PutBucketVersioning",
+    "PutObject",
+    "PutObjectAcl",
+    "PutObjectLegalHold",
+    "PutObjectRetention",
+    "PutObjectTagging",
+    "UploadPart",
+    "UploadPartCopy",
+    "PostObject",
+];
+
+/// The number of an operation, for [`Trace::set_operation`].
+pub(crate) fn operation_index(name: &str) -> u8 {
+    let index = OPERATIONS.iter().position(|known| *known == name).unwrap_or(1);
+    u8::try_from(index).unwrap_or(1)
+}
+
+/// One request, from its head to the last byte of its answer.
+#[derive(Debug)]
+pub(crate) struct Trace {
+    /// `x-amz-request-id`.
+    pub(crate) id: String,
+    pub(crate) started: Instant,
+    /// The body has a signature per chunk.
+    pub(crate) is_chunk_signed: bool,
+    operation: AtomicU8,
+    bytes_in: AtomicU64,
+    /// What went wrong on our side, for the one log line.
+    fault: Mutex<Option<String>>,
+}
+
+impl Trace {
+    pub(crate) fn new(is_chunk_signed: bool) -> Self {
+        Self {
+            id: format!("{:016X}", rand::random::<u64>()),
+            started: Instant::now(),
+            is_chunk_signed,
+            operation: AtomicU8::new(0),
+            bytes_in: AtomicU64::new(0),
+            fault: Mutex::new(None),
+        }
+    }
+
+    pub(crate) fn set_operation(&self, index: u8) {
+        self.operation.store(index, Ordering::Relaxed);
+    }
+
+    pub(crate) fn operation(&self) -> &'static str {
+        OPERATIONS.get(usize::from(self.operation.load(Ordering::Relaxed))).copied().unwrap_or(UNKNOWN)
+    }
+
+    pub(crate) fn add_bytes_in(&self, bytes: usize) {
+        self.bytes_in.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn bytes_in(&self) -> u64 {
+        self.bytes_in.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_fault(&self, what: String) {
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(what);
+    }
+
+    pub(crate) fn take_fault(&self) -> Option<String> {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// What every operation starts from.
+pub(crate) struct Cx {
+    pub(crate) trace: Arc<Trace>,
+    pub(crate) caller: Arc<Identity>,
+}
+
+impl Cx {
+    /// # Errors
+    /// `AccessDenied` if the access check did not run: no operation is served to nobody.
+    pub(crate) fn of<T>(request: &S3Request<T>) -> S3Result<Self> {
+        match (request.extensions.get::<Arc<Trace>>(), request.extensions.get::<Arc<Identity>>()) {
+            (Some(trace), Some(caller)) => Ok(Self { trace: Arc::clone(trace), caller: Arc::clone(caller) }),
+            _ => Err(S3Error::with_message(S3ErrorCode::AccessDenied, "Access Denied")),
+        }
+    }
+
+    /// Turns a failure into the answer, and keeps what the operator must hear of for the log.
+    pub(crate) fn refuse(&self, fail: Fail) -> S3Error {
+        match fail {
+            Fail::S3(error) => error,
+            Fail::Store(error) => self.store_error(&error).into(),
+        }
+    }
+
+    pub(crate) fn store_error(&self, error: &StoreError) -> error::Answer {
+        let answer = error::answer(error, self.trace.is_chunk_signed);
+        if answer.is_our_fault {
+            self.trace.set_fault(error.to_string());
+        }
+        answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operations_are_named() {
+        let trace = Trace::new(false);
+        assert_eq!(trace.operation(), "Unknown");
+        for (name, shown) in [("GetObject", "GetObject"), ("UploadPartCopy", "UploadPartCopy"), ("Whatever", "Other")] {
+            trace.set_operation(operation_index(name));
+            assert_eq!(trace.operation(), shown);
+        }
+        assert_eq!(trace.id.len(), 16);
+    }
+}

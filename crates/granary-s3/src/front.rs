@@ -1,0 +1,130 @@
+//! The front door: s3s's trait, operation by operation, each handed to the module that does it.
+//!
+//! What is not here answers `501 NotImplemented` with the operation's name (s3s's default).
+
+use std::sync::Arc;
+
+use granary_meta::records::BucketRecord;
+use granary_store::ObjectStore;
+use granary_types::BucketName;
+use s3s::dto;
+use s3s::{S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
+
+use crate::context::Cx;
+use crate::error::Fail;
+use crate::ops::{acl, bucket, copy, delete, list, lock, multipart, read, settings, tagging, write};
+use crate::service::FrontConfig;
+
+/// S3's operations over a store.
+#[derive(Clone)]
+pub struct FrontDoor {
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) region: Arc<str>,
+    pub(crate) any_region: bool,
+}
+
+/// What an operation ends with.
+pub(crate) type Outcome<T> = Result<S3Response<T>, Fail>;
+
+impl FrontDoor {
+    pub(crate) fn new(store: Arc<dyn ObjectStore>, config: &FrontConfig) -> Self {
+        Self { store, region: config.region.as_str().into(), any_region: config.any_region }
+    }
+
+    /// The bucket, which must be the expected owner's where the client says whose it expects.
+    pub(crate) fn bucket(&self, name: &BucketName, expected: Option<&str>) -> Result<Arc<BucketRecord>, Fail> {
+        let bucket = self.store.bucket(name)?;
+        if expected.is_some_and(|expected| expected != bucket.owner) {
+            return Err(S3Error::with_message(S3ErrorCode::AccessDenied, "Access Denied").into());
+        }
+        Ok(bucket)
+    }
+
+    /// The name, and the check of `x-amz-expected-bucket-owner` where it is given.
+    pub(crate) fn named(&self, name: &str, expected: Option<&str>) -> Result<BucketName, Fail> {
+        let name = crate::convert::bucket_name(name)?;
+        if expected.is_some() {
+            self.bucket(&name, expected)?;
+        }
+        Ok(name)
+    }
+}
+
+macro_rules! operations {
+    ($($method:ident: $module:ident, $input:ident => $output:ident;)*) => {
+        #[async_trait::async_trait]
+        impl S3 for FrontDoor {
+            $(
+                async fn $method(&self, request: S3Request<dto::$input>) -> S3Result<S3Response<dto::$output>> {
+                    let cx = Cx::of(&request)?;
+                    $module::$method(self, &cx, request).await.map_err(|fail| cx.refuse(fail))
+                }
+            )*
+        }
+    };
+}
+
+operations! {
+    list_buckets: bucket, ListBucketsInput => ListBucketsOutput;
+    create_bucket: bucket, CreateBucketInput => CreateBucketOutput;
+    head_bucket: bucket, HeadBucketInput => HeadBucketOutput;
+    get_bucket_location: bucket, GetBucketLocationInput => GetBucketLocationOutput;
+    delete_bucket: bucket, DeleteBucketInput => DeleteBucketOutput;
+    get_bucket_versioning: bucket, GetBucketVersioningInput => GetBucketVersioningOutput;
+    put_bucket_versioning: bucket, PutBucketVersioningInput => PutBucketVersioningOutput;
+
+    put_object: write, PutObjectInput => PutObjectOutput;
+    copy_object: copy, CopyObjectInput => CopyObjectOutput;
+    get_object: read, GetObjectInput => GetObjectOutput;
+    head_object: read, HeadObjectInput => HeadObjectOutput;
+    get_object_attributes: read, GetObjectAttributesInput => GetObjectAttributesOutput;
+    delete_object: delete, DeleteObjectInput => DeleteObjectOutput;
+    delete_objects: delete, DeleteObjectsInput => DeleteObjectsOutput;
+
+    list_objects: list, ListObjectsInput => ListObjectsOutput;
+    list_objects_v2: list, ListObjectsV2Input => ListObjectsV2Output;
+    list_object_versions: list, ListObjectVersionsInput => ListObjectVersionsOutput;
+
+    create_multipart_upload: multipart, CreateMultipartUploadInput => CreateMultipartUploadOutput;
+    upload_part: multipart, UploadPartInput => UploadPartOutput;
+    upload_part_copy: copy, UploadPartCopyInput => UploadPartCopyOutput;
+    complete_multipart_upload: multipart, CompleteMultipartUploadInput => CompleteMultipartUploadOutput;
+    abort_multipart_upload: multipart, AbortMultipartUploadInput => AbortMultipartUploadOutput;
+    list_parts: multipart, ListPartsInput => ListPartsOutput;
+    list_multipart_uploads: multipart, ListMultipartUploadsInput => ListMultipartUploadsOutput;
+
+    get_object_tagging: tagging, GetObjectTaggingInput => GetObjectTaggingOutput;
+    put_object_tagging: tagging, PutObjectTaggingInput => PutObjectTaggingOutput;
+    delete_object_tagging: tagging, DeleteObjectTaggingInput => DeleteObjectTaggingOutput;
+    get_bucket_tagging: tagging, GetBucketTaggingInput => GetBucketTaggingOutput;
+    put_bucket_tagging: tagging, PutBucketTaggingInput => PutBucketTaggingOutput;
+    delete_bucket_tagging: tagging, DeleteBucketTaggingInput => DeleteBucketTaggingOutput;
+
+    get_object_retention: lock, GetObjectRetentionInput => GetObjectRetentionOutput;
+    put_object_retention: lock, PutObjectRetentionInput => PutObjectRetentionOutput;
+    get_object_legal_hold: lock, GetObjectLegalHoldInput => GetObjectLegalHoldOutput;
+    put_object_legal_hold: lock, PutObjectLegalHoldInput => PutObjectLegalHoldOutput;
+    get_object_lock_configuration: lock, GetObjectLockConfigurationInput => GetObjectLockConfigurationOutput;
+
+    get_bucket_acl: acl, GetBucketAclInput => GetBucketAclOutput;
+    put_bucket_acl: acl, PutBucketAclInput => PutBucketAclOutput;
+    get_object_acl: acl, GetObjectAclInput => GetObjectAclOutput;
+    put_object_acl: acl, PutObjectAclInput => PutObjectAclOutput;
+
+    get_bucket_policy: settings, GetBucketPolicyInput => GetBucketPolicyOutput;
+    get_bucket_policy_status: settings, GetBucketPolicyStatusInput => GetBucketPolicyStatusOutput;
+    get_bucket_cors: settings, GetBucketCorsInput => GetBucketCorsOutput;
+    get_bucket_lifecycle_configuration: settings,
+        GetBucketLifecycleConfigurationInput => GetBucketLifecycleConfigurationOutput;
+    get_bucket_website: settings, GetBucketWebsiteInput => GetBucketWebsiteOutput;
+    get_bucket_replication: settings, GetBucketReplicationInput => GetBucketReplicationOutput;
+    get_bucket_encryption: settings, GetBucketEncryptionInput => GetBucketEncryptionOutput;
+    get_bucket_ownership_controls: settings, GetBucketOwnershipControlsInput => GetBucketOwnershipControlsOutput;
+    get_public_access_block: settings, GetPublicAccessBlockInput => GetPublicAccessBlockOutput;
+    get_bucket_logging: settings, GetBucketLoggingInput => GetBucketLoggingOutput;
+    get_bucket_notification_configuration: settings,
+        GetBucketNotificationConfigurationInput => GetBucketNotificationConfigurationOutput;
+    get_bucket_request_payment: settings, GetBucketRequestPaymentInput => GetBucketRequestPaymentOutput;
+    get_bucket_accelerate_configuration: settings,
+        GetBucketAccelerateConfigurationInput => GetBucketAccelerateConfigurationOutput;
+}

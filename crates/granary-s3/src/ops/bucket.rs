@@ -1,0 +1,221 @@
+//! Buckets: list, create, head, location, delete, versioning.
+
+use granary_meta::command::{BucketChange, Refusal};
+use granary_meta::records::{BucketOptions, Versioning};
+use granary_store::StoreError;
+use granary_store::api::CreateBucketRequest;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use s3s::dto::{
+    self, CreateBucketInput, CreateBucketOutput, DeleteBucketInput, DeleteBucketOutput, GetBucketLocationInput,
+    GetBucketLocationOutput, GetBucketVersioningInput, GetBucketVersioningOutput, HeadBucketInput, HeadBucketOutput,
+    ListBucketsInput, ListBucketsOutput, PutBucketVersioningInput, PutBucketVersioningOutput,
+};
+use s3s::{S3Error, S3ErrorCode, S3Request, S3Response};
+
+use crate::context::Cx;
+use crate::convert;
+use crate::error::{Fail, invalid_argument, invalid_request, not_implemented};
+use crate::front::{FrontDoor, Outcome};
+use crate::ops::attributes::check_acl;
+
+/// S3's first region, with habits of its own: its name is never a `LocationConstraint`, and there creating a
+/// bucket that one has already succeeds.
+const US_EAST_1: &str = "us-east-1";
+/// Buckets in one page, at most (S3's limit).
+const BUCKETS_PAGE_MAX: i32 = 10_000;
+const BUCKET_REGION: HeaderName = HeaderName::from_static("x-amz-bucket-region");
+
+pub(crate) async fn list_buckets(
+    front: &FrontDoor,
+    cx: &Cx,
+    request: S3Request<ListBucketsInput>,
+) -> Outcome<ListBucketsOutput> {
+    let input = request.input;
+    let max = match input.max_buckets {
+        None => usize::MAX,
+        Some(n) if (1..=BUCKETS_PAGE_MAX).contains(&n) => usize::try_from(n).unwrap_or(usize::MAX),
+        Some(_) => return Err(invalid_argument("max-buckets must be an integer between 1 and 10000").into()),
+    };
+    let prefix = input.prefix.clone().unwrap_or_default();
+    // A bucket's name is nothing to hide from its owner, so it is its own token.
+    let after = input.continuation_token.unwrap_or_default();
+    let mut buckets: Vec<_> = front
+        .store
+        .list_buckets()?
+        .into_iter()
+        .filter(|bucket| cx.caller.is_root || bucket.owner == cx.caller.owner.id)
+        .filter(|bucket| bucket.name.as_str().starts_with(&prefix) && bucket.name.as_str() > after.as_str())
+        .filter(|bucket| input.bucket_region.as_ref().is_none_or(|region| *region == bucket.region))
+        .collect();
+    let is_truncated = buckets.len() > max;
+    buckets.truncate(max);
+    let continuation_token =
+        buckets.last().filter(|_| is_truncated).map(|bucket| bucket.name.as_str().to_owned());
+    let shown = buckets
+        .iter()
+        .map(|bucket| dto::Bucket {
+            bucket_region: Some(bucket.region.clone()),
+            creation_date: Some(convert::timestamp(bucket.created)),
+            name: Some(bucket.name.as_str().to_owned()),
+        })
+        .collect();
+    Ok(S3Response::new(ListBucketsOutput {
+        buckets: Some(shown),
+        continuation_token,
+        owner: Some(dto::Owner {
+            display_name: Some(cx.caller.owner.display_name.clone()),
+            id: Some(cx.caller.owner.id.clone()),
+        }),
+        prefix: input.prefix,
+    }))
+}
+
+/// The region a bucket is asked to be in.
+fn asked_region(front: &FrontDoor, input: &CreateBucketInput) -> Result<Option<String>, S3Error> {
+    let Some(configuration) = &input.create_bucket_configuration else { return Ok(None) };
+    if configuration.bucket.is_some() || configuration.location.is_some() {
+        return Err(not_implemented("Directory buckets are not implemented"));
+    }
+    let region = configuration.location_constraint.as_ref().map(dto::BucketLocationConstraint::as_str);
+    match region {
+        None | Some("") => Ok(None),
+        Some(region) if region == &*front.region || front.any_region => {
+            let fine = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+            if region.len() <= 64 && region.bytes().all(fine) {
+                Ok(Some(region.to_owned()))
+            } else {
+                Err(invalid_location())
+            }
+        }
+        Some(_) => Err(invalid_location()),
+    }
+}
+
+fn invalid_location() -> S3Error {
+    S3Error::with_message(S3ErrorCode::InvalidLocationConstraint, "The specified location-constraint is not valid")
+}
+
+fn already_yours() -> S3Error {
+    S3Error::with_message(
+        S3ErrorCode::BucketAlreadyOwnedByYou,
+        "Your previous request to create the named bucket succeeded and you already own it.",
+    )
+}
+
+pub(crate) async fn create_bucket(
+    front: &FrontDoor,
+    cx: &Cx,
+    request: S3Request<CreateBucketInput>,
+) -> Outcome<CreateBucketOutput> {
+    let S3Request { input, headers, .. } = request;
+    check_acl(&headers)?;
+    let ownership = input.object_ownership.as_ref().map(dto::ObjectOwnership::as_str);
+    if !matches!(ownership, None | Some("BucketOwnerEnforced" | "BucketOwnerPreferred")) {
+        return Err(invalid_request("x-amz-object-ownership: objects always belong to the bucket's owner").into());
+    }
+    let name = convert::bucket_name(&input.bucket)?;
+    let region = asked_region(front, &input)?.unwrap_or_else(|| front.region.to_string());
+    let options = BucketOptions {
+        object_lock: input.object_lock_enabled_for_bucket.unwrap_or(false),
+        ..BucketOptions::default()
+    };
+    let owner = cx.caller.owner.id.clone();
+    let request = CreateBucketRequest { name, owner, region: Some(region.clone()), options };
+    match front.store.create_bucket(request).await {
+        Ok(()) => {}
+        Err(StoreError::Refused(Refusal::BucketExists { owner })) if owner == cx.caller.owner.id => {
+            if region != US_EAST_1 {
+                return Err(already_yours().into());
+            }
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(S3Response::new(CreateBucketOutput { location: Some(format!("/{}", input.bucket)) }))
+}
+
+pub(crate) async fn head_bucket(
+    front: &FrontDoor,
+    _cx: &Cx,
+    request: S3Request<HeadBucketInput>,
+) -> Outcome<HeadBucketOutput> {
+    let input = request.input;
+    let bucket = front.bucket(&convert::bucket_name(&input.bucket)?, input.expected_bucket_owner.as_deref())?;
+    let mut headers = HeaderMap::new();
+    if let Ok(region) = HeaderValue::from_str(&bucket.region) {
+        headers.insert(BUCKET_REGION, region);
+    }
+    Ok(S3Response::with_headers(HeadBucketOutput::default(), headers))
+}
+
+pub(crate) async fn get_bucket_location(
+    front: &FrontDoor,
+    _cx: &Cx,
+    request: S3Request<GetBucketLocationInput>,
+) -> Outcome<GetBucketLocationOutput> {
+    let input = request.input;
+    let bucket = front.bucket(&convert::bucket_name(&input.bucket)?, input.expected_bucket_owner.as_deref())?;
+    let location_constraint = (bucket.region != US_EAST_1).then(|| bucket.region.clone().into());
+    Ok(S3Response::new(GetBucketLocationOutput { location_constraint }))
+}
+
+pub(crate) async fn delete_bucket(
+    front: &FrontDoor,
+    _cx: &Cx,
+    request: S3Request<DeleteBucketInput>,
+) -> Outcome<DeleteBucketOutput> {
+    let input = request.input;
+    let name = front.named(&input.bucket, input.expected_bucket_owner.as_deref())?;
+    front.store.delete_bucket(&name).await?;
+    Ok(S3Response::new(DeleteBucketOutput::default()))
+}
+
+pub(crate) async fn get_bucket_versioning(
+    front: &FrontDoor,
+    _cx: &Cx,
+    request: S3Request<GetBucketVersioningInput>,
+) -> Outcome<GetBucketVersioningOutput> {
+    let input = request.input;
+    let bucket = front.bucket(&convert::bucket_name(&input.bucket)?, input.expected_bucket_owner.as_deref())?;
+    let status = match bucket.versioning {
+        Versioning::Off => None,
+        Versioning::Enabled => Some(dto::BucketVersioningStatus::ENABLED),
+        Versioning::Suspended => Some(dto::BucketVersioningStatus::SUSPENDED),
+    };
+    Ok(S3Response::new(GetBucketVersioningOutput {
+        status: status.map(dto::BucketVersioningStatus::from_static),
+        ..GetBucketVersioningOutput::default()
+    }))
+}
+
+pub(crate) async fn put_bucket_versioning(
+    front: &FrontDoor,
+    _cx: &Cx,
+    request: S3Request<PutBucketVersioningInput>,
+) -> Outcome<PutBucketVersioningOutput> {
+    let input = request.input;
+    let name = convert::bucket_name(&input.bucket)?;
+    let bucket = front.bucket(&name, input.expected_bucket_owner.as_deref())?;
+    let wanted = &input.versioning_configuration;
+    if wanted.mfa_delete.as_ref().is_some_and(|mfa| mfa.as_str() == dto::MFADelete::ENABLED) {
+        return Err(not_implemented("MFA delete is not implemented").into());
+    }
+    let state = match wanted.status.as_ref().map(dto::BucketVersioningStatus::as_str) {
+        Some(dto::BucketVersioningStatus::ENABLED) => Versioning::Enabled,
+        Some(dto::BucketVersioningStatus::SUSPENDED) => Versioning::Suspended,
+        _ => {
+            return Err(Fail::from(S3Error::with_message(
+                S3ErrorCode::IllegalVersioningConfigurationException,
+                "The Versioning element must be specified",
+            )));
+        }
+    };
+    if state == Versioning::Suspended && bucket.options.object_lock {
+        return Err(S3Error::with_message(
+            S3ErrorCode::InvalidBucketState,
+            "An Object Lock configuration is present on this bucket, so the versioning state cannot be changed.",
+        )
+        .into());
+    }
+    front.store.change_bucket(&name, BucketChange::Versioning(state)).await?;
+    Ok(S3Response::new(PutBucketVersioningOutput::default()))
+}

@@ -1,0 +1,134 @@
+//! DeleteObject and DeleteObjects.
+
+use futures::stream::{self, StreamExt};
+use granary_meta::command::{Condition, EtagMatch};
+use granary_store::api::{DeleteRequest, DeleteResponse};
+use granary_types::limits::DELETE_KEYS_MAX;
+use granary_types::{BucketName, VersionId};
+use s3s::dto::{self, DeleteObjectInput, DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput, DeletedObject};
+use s3s::{S3Error, S3ErrorCode, S3Request, S3Response};
+
+use crate::context::Cx;
+use crate::convert;
+use crate::error::{Fail, invalid_argument};
+use crate::front::{FrontDoor, Outcome};
+use crate::ops::write_condition;
+
+/// Keys of one multi-delete that are under way at once: their commits share log writes.
+const DELETES_AT_ONCE: usize = 64;
+
+fn size(text: i64) -> Result<u64, S3Error> {
+    u64::try_from(text).map_err(|_| invalid_argument("a size must not be negative"))
+}
+
+pub(crate) async fn delete_object(
+    front: &FrontDoor,
+    cx: &Cx,
+    request: S3Request<DeleteObjectInput>,
+) -> Outcome<DeleteObjectOutput> {
+    let S3Request { input, headers, .. } = request;
+    let mut condition = write_condition(&headers)?;
+    condition.if_match_size = input.if_match_size.map(size).transpose()?;
+    condition.if_match_last_modified = input.if_match_last_modified_time.map(convert::from_timestamp);
+    let deleted = front
+        .store
+        .delete(DeleteRequest {
+            bucket: front.named(&input.bucket, input.expected_bucket_owner.as_deref())?,
+            key: convert::object_key(input.key)?,
+            version: convert::version_id(input.version_id.as_deref())?,
+            condition,
+            bypass: input.bypass_governance_retention.unwrap_or(false) && cx.caller.is_root,
+        })
+        .await?;
+    Ok(S3Response::new(DeleteObjectOutput {
+        delete_marker: deleted.delete_marker.then_some(true),
+        version_id: deleted.version.map(|version| version.to_string()),
+        ..DeleteObjectOutput::default()
+    }))
+}
+
+pub(crate) async fn delete_objects(
+    front: &FrontDoor,
+    cx: &Cx,
+    request: S3Request<DeleteObjectsInput>,
+) -> Outcome<DeleteObjectsOutput> {
+    let S3Request { input, .. } = request;
+    let objects = input.delete.objects;
+    if objects.is_empty() || objects.len() > DELETE_KEYS_MAX {
+        return Err(S3Error::with_message(
+            S3ErrorCode::MalformedXML,
+            format!("A multi-object delete names 1 to {DELETE_KEYS_MAX} objects; this one names {}", objects.len()),
+        )
+        .into());
+    }
+    let bucket = convert::bucket_name(&input.bucket)?;
+    // A missing bucket is the request's error, not each key's.
+    front.bucket(&bucket, input.expected_bucket_owner.as_deref())?;
+    let bypass = input.bypass_governance_retention.unwrap_or(false) && cx.caller.is_root;
+    let results: Vec<_> = stream::iter(objects)
+        .map(|object| async {
+            let shown = (object.key.clone(), object.version_id.clone());
+            (shown, delete_one(front, &bucket, object, bypass).await)
+        })
+        .buffered(DELETES_AT_ONCE)
+        .collect()
+        .await;
+
+    let is_quiet = input.delete.quiet.unwrap_or(false);
+    let (mut deleted, mut errors) = (Vec::new(), Vec::new());
+    for ((key, version), result) in results {
+        match result {
+            Ok(_) if is_quiet => {}
+            Ok((asked, done)) => deleted.push(deleted_object(key, asked, &done)),
+            Err(fail) => errors.push(key_error(cx, key, version, fail)),
+        }
+    }
+    Ok(S3Response::new(DeleteObjectsOutput {
+        deleted: (!deleted.is_empty()).then_some(deleted),
+        errors: (!errors.is_empty()).then_some(errors),
+        ..DeleteObjectsOutput::default()
+    }))
+}
+
+async fn delete_one(
+    front: &FrontDoor,
+    bucket: &BucketName,
+    object: dto::ObjectIdentifier,
+    bypass: bool,
+) -> Result<(Option<VersionId>, DeleteResponse), Fail> {
+    let version = convert::version_id(object.version_id.as_deref())?;
+    let condition = Condition {
+        if_match: object.e_tag.map(|etag| match etag.into_value() {
+            any if any == "*" => EtagMatch::Any,
+            etag => EtagMatch::OneOf(vec![etag]),
+        }),
+        if_match_size: object.size.map(size).transpose()?,
+        if_match_last_modified: object.last_modified_time.map(convert::from_timestamp),
+        ..Condition::default()
+    };
+    let key = convert::object_key(object.key)?;
+    let done = front.store.delete(DeleteRequest { bucket: bucket.clone(), key, version, condition, bypass }).await?;
+    Ok((version, done))
+}
+
+fn deleted_object(key: String, asked: Option<VersionId>, done: &DeleteResponse) -> DeletedObject {
+    let version = done.version.map(|version| version.to_string());
+    DeletedObject {
+        delete_marker: done.delete_marker.then_some(true),
+        // The marker: the one just added, or the one that was named and is gone.
+        delete_marker_version_id: version.filter(|_| done.delete_marker),
+        key: Some(key),
+        version_id: asked.map(|version| version.to_string()),
+    }
+}
+
+fn key_error(cx: &Cx, key: String, version_id: Option<String>, fail: Fail) -> dto::Error {
+    let (code, message) = match fail {
+        Fail::Store(error) => {
+            let answer = cx.store_error(&error);
+            (answer.code.as_str().to_owned(), answer.message.into_owned())
+        }
+        Fail::S3(error) => (error.code().as_str().to_owned(), error.message().unwrap_or_default().to_owned()),
+    };
+    dto::Error { code: Some(code), key: Some(key), message: Some(message), version_id }
+}

@@ -1,0 +1,41 @@
+//! S3's operations, by theme. Each function turns an s3s input into store calls and the result into an s3s
+//! output; none keeps state.
+
+pub(crate) mod acl;
+pub(crate) mod attributes;
+pub(crate) mod bucket;
+pub(crate) mod copy;
+pub(crate) mod delete;
+pub(crate) mod list;
+pub(crate) mod lock;
+pub(crate) mod multipart;
+pub(crate) mod read;
+pub(crate) mod settings;
+pub(crate) mod tagging;
+pub(crate) mod write;
+
+use granary_meta::command::Condition;
+use http::HeaderMap;
+use http::header::{IF_MATCH, IF_NONE_MATCH};
+use s3s::dto;
+
+use crate::convert;
+use crate::error::{Fail, not_implemented};
+
+/// Everything at rest is sealed, and reported as S3's own encryption.
+pub(crate) fn sse_s3() -> Option<dto::ServerSideEncryption> {
+    Some(dto::ServerSideEncryption::from_static(dto::ServerSideEncryption::AES256))
+}
+
+/// Preconditions of a write. `If-None-Match` with an ETag is not in S3: a client that sends one must not
+/// believe that it held.
+pub(crate) fn write_condition(headers: &HeaderMap) -> Result<Condition, Fail> {
+    let if_none_match = convert::etag_match(headers, &IF_NONE_MATCH)?;
+    if !matches!(if_none_match, None | Some(granary_meta::command::EtagMatch::Any)) {
+        return Err(not_implemented(
+            "A header you provided implies functionality that is not implemented: on writes, If-None-Match takes `*` only",
+        )
+        .into());
+    }
+    Ok(Condition { if_match: convert::etag_match(headers, &IF_MATCH)?, if_none_match, ..Condition::default() })
+}

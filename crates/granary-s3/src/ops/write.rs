@@ -1,0 +1,75 @@
+//! PutObject.
+
+use granary_store::api::{PutRequest, PutResponse};
+use granary_types::limits::PART_BYTES_MAX;
+use http::HeaderMap;
+use s3s::dto::{PutObjectInput, PutObjectOutput, StreamingBlob};
+use s3s::{S3Error, S3ErrorCode, S3Request, S3Response};
+
+use crate::checksums::{self, Fields};
+use crate::context::Cx;
+use crate::error::Fail;
+use crate::front::{FrontDoor, Outcome};
+use crate::ops::{attributes, lock, sse_s3, write_condition};
+use crate::{body, convert};
+
+pub(crate) async fn put_object(
+    front: &FrontDoor,
+    cx: &Cx,
+    request: S3Request<PutObjectInput>,
+) -> Outcome<PutObjectOutput> {
+    let S3Request { input, headers, trailing_headers, .. } = request;
+    if input.write_offset_bytes.is_some() {
+        return Err(crate::error::not_implemented("x-amz-write-offset-bytes (append) is not implemented").into());
+    }
+    let bucket = front.named(&input.bucket, input.expected_bucket_owner.as_deref())?;
+    let attributes = attributes::of_request(cx, &headers, input.metadata)?;
+    lock::check_allowed(front, &bucket, &attributes)?;
+    let size_bytes = announced_bytes(input.body.as_ref(), &headers)?;
+    let put = front
+        .store
+        .put(PutRequest {
+            bucket,
+            key: convert::object_key(input.key)?,
+            size_bytes,
+            attributes,
+            claims: checksums::claims(&headers, trailing_headers, Some(checksums::DEFAULT_ALGORITHM))?,
+            condition: write_condition(&headers)?,
+            body: body::incoming(input.body, cx.trace.clone()),
+        })
+        .await?;
+    Ok(S3Response::new(output(&put)))
+}
+
+fn output(put: &PutResponse) -> PutObjectOutput {
+    let sums = Fields::of(put.checksum.as_ref());
+    PutObjectOutput {
+        checksum_crc32: sums.crc32,
+        checksum_crc32c: sums.crc32c,
+        checksum_crc64nvme: sums.crc64nvme,
+        checksum_sha1: sums.sha1,
+        checksum_sha256: sums.sha256,
+        checksum_type: sums.kind,
+        e_tag: Some(convert::etag(&put.etag)),
+        server_side_encryption: sse_s3(),
+        version_id: put.version.map(|version| version.to_string()),
+        ..PutObjectOutput::default()
+    }
+}
+
+/// S3 wants to know the length before the bytes: `Content-Length`, or `x-amz-decoded-content-length` of an
+/// aws-chunked body (which s3s puts in the stream's length).
+pub(crate) fn announced_bytes(blob: Option<&StreamingBlob>, headers: &HeaderMap) -> Result<u64, Fail> {
+    let from_header = || {
+        let value = headers.get(http::header::CONTENT_LENGTH)?;
+        value.to_str().ok()?.parse::<u64>().ok()
+    };
+    let size_bytes = body::exact_len(blob).or_else(from_header).ok_or_else(|| {
+        S3Error::with_message(S3ErrorCode::MissingContentLength, "You must provide the Content-Length HTTP header.")
+    })?;
+    if size_bytes > PART_BYTES_MAX {
+        // Before a byte of it is read.
+        return Err(granary_store::StoreError::EntityTooLarge { size_bytes, max_bytes: PART_BYTES_MAX }.into());
+    }
+    Ok(size_bytes)
+}

@@ -1,0 +1,56 @@
+//! What s3s does not refuse but S3 does, or we have to: looked at before s3s sees the request.
+
+use http::header::{AUTHORIZATION, CONTENT_TYPE, DATE};
+use http::request::Parts;
+use http::{HeaderName, Method};
+use s3s::{S3Error, S3ErrorCode};
+
+use crate::convert;
+use crate::service::{refuse_form, refuse_sigv2};
+
+/// S3's allowance for clocks that differ.
+const CLOCK_SKEW_SECS: u64 = 15 * 60;
+const AMZ_DATE: HeaderName = HeaderName::from_static("x-amz-date");
+
+pub(crate) fn check(parts: &Parts, allow_sigv2: bool) -> Result<(), S3Error> {
+    // s3s would gather a form's file in memory.
+    if parts.method == Method::POST && is_form(parts) {
+        return Err(refuse_form());
+    }
+    let by_header = parts.headers.get(AUTHORIZATION).is_some_and(|value| value.as_bytes().starts_with(b"AWS "));
+    let by_query = parts.uri.query().is_some_and(|query| query.split('&').any(|p| p.starts_with("Signature=")));
+    if (by_header || by_query) && !allow_sigv2 {
+        return Err(refuse_sigv2());
+    }
+    if by_header {
+        check_v2_date(parts)?;
+    }
+    Ok(())
+}
+
+fn is_form(parts: &Parts) -> bool {
+    let form = b"multipart/form-data";
+    parts.headers.get(CONTENT_TYPE).map(|value| value.as_bytes()).is_some_and(|value| {
+        value.get(..form.len()).is_some_and(|start| start.eq_ignore_ascii_case(form))
+    })
+}
+
+/// s3s verifies the signature over the date of a SigV2 request, but not that the date is near: without this
+/// a request could be replayed for ever.
+fn check_v2_date(parts: &Parts) -> Result<(), S3Error> {
+    let text = |name| parts.headers.get(name).and_then(|value| value.to_str().ok());
+    let date = text(AMZ_DATE).or_else(|| text(DATE)).and_then(convert::parse_rfc2822).ok_or_else(|| {
+        S3Error::with_message(
+            S3ErrorCode::AccessDenied,
+            "AWS authentication requires a valid Date or x-amz-date header",
+        )
+    })?;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    if now.abs_diff(date.as_secs()) > CLOCK_SKEW_SECS {
+        return Err(S3Error::with_message(
+            S3ErrorCode::RequestTimeTooSkewed,
+            "The difference between the request time and the current time is too large.",
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,364 @@
+//! The outermost layer: what hyper serves.
+//!
+//! Around s3s it adds request ids, bounds on what is served at once, checks that s3s leaves out, whole error
+//! documents, and one call of the observer per request. It owns no S3 semantics: those are in the operations.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use granary_access::Credentials;
+use granary_store::ObjectStore;
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue, SERVER};
+use http::{Method, Request, Response, StatusCode};
+use http_body::{Frame, SizeHint};
+use s3s::service::{S3Service as Inner, S3ServiceBuilder};
+use s3s::config::{S3Config, StaticConfigProvider};
+use s3s::{Body, S3Error, S3ErrorCode, StdError};
+
+use crate::auth::{Access, Auth, Domains};
+use crate::context::{RequestObserver, Trace};
+use crate::error::{invalid_request, not_implemented};
+use crate::front::FrontDoor;
+use crate::lenient::Lenient;
+use crate::rechunk::Rechunk;
+use crate::{documents, precheck};
+
+/// What the front door can be told.
+#[derive(Debug, Clone)]
+pub struct FrontConfig {
+    /// The region this node answers for. Buckets are created in it unless `any_region`.
+    pub region: String,
+    /// Take whatever `LocationConstraint` a client names and keep it as a label, instead of refusing others
+    /// than `region`.
+    pub any_region: bool,
+    /// Domains under which `bucket.domain` addresses a bucket. Path style works always.
+    pub domains: Vec<String>,
+    /// Take requests signed with SigV2, which boto3 still makes when it presigns for a custom endpoint.
+    pub allow_sigv2: bool,
+    /// Requests served at once; more are answered `503 SlowDown`.
+    pub in_flight_max: usize,
+    /// Bytes of a request's XML document, at most.
+    pub xml_bytes_max: usize,
+    /// Shown as `x-amz-id-2`: which node answered.
+    pub host_id: String,
+}
+
+impl Default for FrontConfig {
+    fn default() -> Self {
+        Self {
+            region: "us-east-1".to_owned(),
+            any_region: true,
+            domains: Vec::new(),
+            allow_sigv2: true,
+            in_flight_max: 1024,
+            // 10,000 completed parts with checksums are about 2 MB; 1,000 deletes of the longest keys 1.2 MB.
+            xml_bytes_max: 4 * 1024 * 1024,
+            host_id: "granary".to_owned(),
+        }
+    }
+}
+
+/// s3s logs each client's mistake as an error; we log what the operator must hear of ourselves. Give this
+/// directive to `tracing_subscriber::EnvFilter`.
+pub const LOG_DIRECTIVE: &str = "s3s=off";
+
+/// A front door that hyper can serve over HTTP/1 and HTTP/2. Cheap to clone.
+#[derive(Clone)]
+pub struct S3Service {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    inner: Inner,
+    config: FrontConfig,
+    host_id: HeaderValue,
+    in_flight: Arc<AtomicUsize>,
+    observer: Option<Arc<dyn RequestObserver>>,
+}
+
+/// Makes the service.
+///
+/// # Errors
+/// [`ConfigError`] naming the setting that is wrong.
+pub fn service(
+    store: Arc<dyn ObjectStore>,
+    credentials: Arc<Credentials>,
+    config: FrontConfig,
+    observer: Option<Arc<dyn RequestObserver>>,
+) -> Result<S3Service, ConfigError> {
+    let host_id = HeaderValue::from_str(&config.host_id).map_err(|_| ConfigError::HostId(config.host_id.clone()))?;
+    if let Some(domain) = config.domains.iter().find(|domain| !is_domain(domain)) {
+        return Err(ConfigError::Domain(domain.clone()));
+    }
+    let front = FrontDoor::new(store, &config);
+    let without_auth = Arc::new(OnceLock::new());
+    let built = |is_outer: bool| {
+        let mut builder = S3ServiceBuilder::new(front.clone());
+        let mut limits = S3Config::default();
+        limits.xml_max_body_size = config.xml_bytes_max;
+        builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(limits))));
+        if !config.domains.is_empty() {
+            builder.set_host(Domains::new(&config.domains));
+        }
+        if is_outer {
+            builder.set_auth(Auth(Arc::clone(&credentials)));
+            builder.set_access(Access(Arc::clone(&credentials)));
+            builder.set_route(Lenient {
+                access: Access(Arc::clone(&credentials)),
+                inner: Arc::clone(&without_auth),
+            });
+        }
+        builder.build()
+    };
+    // Filled once, here: nobody else has it.
+    let _ = without_auth.set(built(false));
+    let inner = built(true);
+    let in_flight = Arc::new(AtomicUsize::new(0));
+    Ok(S3Service { shared: Arc::new(Shared { inner, config, host_id, in_flight, observer }) })
+}
+
+/// A setting of the front door that cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// A domain with a port, a scheme or other characters that no domain has.
+    #[error("`{0}` is not a domain: write it without scheme, port or path, for example s3.example.com")]
+    Domain(String),
+    /// The host id cannot be sent in a header.
+    #[error("`{0}` cannot be a host id: use visible ASCII characters")]
+    HostId(String),
+}
+
+fn is_domain(text: &str) -> bool {
+    let label = |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    !text.is_empty() && text.split('.').all(label)
+}
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-amz-request-id");
+const ID_2: HeaderName = HeaderName::from_static("x-amz-id-2");
+const CONTENT_SHA256: HeaderName = HeaderName::from_static("x-amz-content-sha256");
+
+impl S3Service {
+    /// Requests being served now, answers still being sent included.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.shared.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Serves one request.
+    pub async fn serve<B>(&self, request: Request<B>) -> Response<FrontBody>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Sync + Unpin + 'static,
+        B::Error: std::error::Error + Send + Sync + 'static,
+        Body: FromBody<B>,
+        StdError: From<B::Error>,
+    {
+        let shared = &*self.shared;
+        let (mut parts, body) = request.into_parts();
+        let payload = parts.headers.get(CONTENT_SHA256).map(HeaderValue::as_bytes).unwrap_or_default();
+        let (is_chunk_signed, is_chunked) =
+            (payload.starts_with(b"STREAMING-AWS4-"), payload.starts_with(b"STREAMING-"));
+        let trace = Arc::new(Trace::new(is_chunk_signed));
+        let is_head = parts.method == Method::HEAD;
+        let uri = parts.uri.clone();
+        let announced_bytes =
+            parts.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
+        parts.extensions.insert(Arc::clone(&trace));
+
+        let before = shared.in_flight.fetch_add(1, Ordering::Relaxed);
+        let place = Place {
+            in_flight: Arc::clone(&shared.in_flight),
+            observer: shared.observer.clone(),
+            trace: Arc::clone(&trace),
+            status: StatusCode::OK,
+            bytes_in_announced: announced_bytes.unwrap_or(0),
+            bytes_out: 0,
+        };
+        let refused = if before >= shared.config.in_flight_max {
+            Err(too_busy())
+        } else {
+            precheck::check(&parts, shared.config.allow_sigv2)
+        };
+        let answer = match refused {
+            Err(error) => Err(error),
+            Ok(()) => {
+                let body = if is_chunked {
+                    Ok(Body::http_body(Rechunk::new(body, is_chunk_signed)))
+                } else if documents::has_claims(&parts) {
+                    documents::verified(&parts, body, shared.config.xml_bytes_max).await.map(Body::from)
+                } else {
+                    Ok(Body::from_body(body))
+                };
+                match body {
+                    Ok(body) => Ok(shared.inner.call(Request::from_parts(parts, body)).await),
+                    Err(error) => Err(error),
+                }
+            }
+        };
+        let answer = match answer {
+            Ok(Ok(answer)) => answer,
+            // Only the making of the answer can fail here.
+            Ok(Err(error)) => {
+                trace.set_fault(StdError::from(error).to_string());
+                plain_error(S3Error::new(S3ErrorCode::InternalError))
+            }
+            Err(error) => plain_error(error),
+        };
+        self.finish(answer, place, &trace, is_head, uri.path())
+    }
+
+    fn finish(
+        &self,
+        answer: Response<Body>,
+        mut place: Place,
+        trace: &Trace,
+        is_head: bool,
+        resource: &str,
+    ) -> Response<FrontBody> {
+        let (mut parts, mut body) = answer.into_parts();
+        let host_id = &self.shared.host_id;
+        if parts.status == StatusCode::OK && parts.headers.contains_key(CONTENT_RANGE) {
+            parts.status = StatusCode::PARTIAL_CONTENT;
+        }
+        if parts.status == StatusCode::NOT_MODIFIED || (is_head && parts.status.as_u16() >= 400) {
+            body = Body::empty();
+            parts.headers.remove(CONTENT_TYPE);
+        } else if parts.status.as_u16() >= 400 {
+            if let Some(document) = body.bytes() {
+                let whole = documents::whole_error(&document, resource, &trace.id, &self.shared.config.host_id);
+                body = Body::from(whole);
+            }
+        } else if let Some(document) = body.bytes()
+            && let Some(escaped) = documents::escape_controls(&document)
+        {
+            body = Body::from(escaped);
+        }
+        if let Ok(id) = HeaderValue::from_str(&trace.id) {
+            parts.headers.insert(REQUEST_ID, id);
+        }
+        parts.headers.insert(ID_2, host_id.clone());
+        parts.headers.insert(SERVER, HeaderValue::from_static("Granary"));
+        place.status = parts.status;
+        if let Some(fault) = trace.take_fault() {
+            tracing::error!(
+                request_id = %trace.id, op = trace.operation(), status = parts.status.as_u16(), resource, "{fault}"
+            );
+        } else if parts.status.is_server_error() {
+            tracing::warn!(
+                request_id = %trace.id, op = trace.operation(), status = parts.status.as_u16(), resource, "refused"
+            );
+        }
+        Response::from_parts(parts, FrontBody { body, place })
+    }
+}
+
+impl hyper::service::Service<Request<hyper::body::Incoming>> for S3Service {
+    type Response = Response<FrontBody>;
+    type Error = std::convert::Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn call(&self, request: Request<hyper::body::Incoming>) -> Self::Future {
+        let service = self.clone();
+        Box::pin(async move { Ok(service.serve(request).await) })
+    }
+}
+
+/// How a request's body becomes s3s's: hyper's own without a box around it.
+pub trait FromBody<B> {
+    /// The body.
+    fn from_body(body: B) -> Self;
+}
+
+impl FromBody<hyper::body::Incoming> for Body {
+    fn from_body(body: hyper::body::Incoming) -> Self {
+        Self::from(body)
+    }
+}
+
+fn too_busy() -> S3Error {
+    let mut error = S3Error::with_message(S3ErrorCode::SlowDown, "Please reduce your request rate.");
+    let mut headers = http::HeaderMap::new();
+    headers.insert(http::header::RETRY_AFTER, HeaderValue::from_static("1"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/xml"));
+    error.set_headers(headers);
+    error
+}
+
+fn plain_error(error: S3Error) -> Response<Body> {
+    error.to_http_response().unwrap_or_else(|_| {
+        let mut answer = Response::new(Body::empty());
+        *answer.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        answer
+    })
+}
+
+/// A request's place among those in flight; given up when its answer is sent or dropped.
+struct Place {
+    in_flight: Arc<AtomicUsize>,
+    observer: Option<Arc<dyn RequestObserver>>,
+    trace: Arc<Trace>,
+    status: StatusCode,
+    bytes_in_announced: u64,
+    bytes_out: u64,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if let Some(observer) = &self.observer {
+            let micros = u64::try_from(self.trace.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+            // XML documents are counted as announced, payload as it came.
+            let bytes_in = match self.trace.bytes_in() {
+                0 => self.bytes_in_announced,
+                counted => counted,
+            };
+            observer.done(self.trace.operation(), self.status.as_u16(), bytes_in, self.bytes_out, micros);
+        }
+    }
+}
+
+/// The body of an answer. An error in it means that hyper cuts the connection.
+pub struct FrontBody {
+    body: Body,
+    place: Place,
+}
+
+impl http_body::Body for FrontBody {
+    type Data = Bytes;
+    type Error = StdError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(bytes) = frame.data_ref()
+        {
+            self.place.bytes_out += bytes.len() as u64;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Requests that are refused before s3s sees them.
+pub(crate) fn refuse_form() -> S3Error {
+    not_implemented("PostObject (uploads by HTML form) is not implemented")
+}
+
+/// SigV2 where it is switched off.
+pub(crate) fn refuse_sigv2() -> S3Error {
+    invalid_request(
+        "Signature Version 2 is switched off on this server. Sign with AWS4-HMAC-SHA256 (boto3: \
+         Config(signature_version='s3v4'); AWS CLI: aws configure set default.s3.signature_version s3v4), or have \
+         allow_sigv2 switched on.",
+    )
+}
