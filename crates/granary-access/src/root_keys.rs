@@ -97,8 +97,7 @@ impl RootKeys {
         let io = |source| RootKeysError::Io { path: file.to_owned(), source };
         let keys = Self::new(format!("GRAN{}", random(16, UPPER)), random(40, MIXED), true)?;
         let text = Zeroizing::new(format!("{}\n{}\n", keys.access_key, keys.secret.expose()));
-        let mut out =
-            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(io)?;
+        let mut out = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(io)?;
         out.write_all(text.as_bytes()).map_err(io)?;
         out.sync_all().map_err(io)?;
         Ok(keys)

@@ -44,7 +44,9 @@ pub(crate) fn from_headers(headers: &HeaderMap, kind: Option<ChecksumKind>) -> R
         let text = value.to_str().unwrap_or_default();
         let checksum = parse(algorithm, text, kind)?;
         if found.replace(checksum).is_some() {
-            return Err(invalid_request("Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed."));
+            return Err(invalid_request(
+                "Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed.",
+            ));
         }
     }
     Ok(found)

@@ -48,7 +48,10 @@ pub(crate) fn version_id(text: Option<&str>) -> Result<Option<VersionId>, S3Erro
 /// An upload id that is not one of ours names no upload.
 pub(crate) fn upload_id(text: &str) -> Result<UploadId, S3Error> {
     text.parse().map_err(|_| {
-        S3Error::with_message(S3ErrorCode::NoSuchUpload, "The specified upload does not exist. The upload ID is invalid.")
+        S3Error::with_message(
+            S3ErrorCode::NoSuchUpload,
+            "The specified upload does not exist. The upload ID is invalid.",
+        )
     })
 }
 
@@ -93,9 +96,8 @@ pub(crate) fn from_timestamp(at: dto::Timestamp) -> Timestamp {
 
 const IMF_FIXDATE: &[FormatItem<'_>] =
     format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
-const ASCTIME: &[FormatItem<'_>] = format_description!(
-    "[weekday repr:short] [month repr:short] [day padding:space] [hour]:[minute]:[second] [year]"
-);
+const ASCTIME: &[FormatItem<'_>] =
+    format_description!("[weekday repr:short] [month repr:short] [day padding:space] [hour]:[minute]:[second] [year]");
 
 /// `Last-Modified` and its like (RFC 9110 section 5.6.7).
 pub(crate) fn http_date(at: Timestamp) -> String {
@@ -235,7 +237,11 @@ impl Encoder {
 
 /// `x-amz-tagging`: a form.
 pub(crate) fn tags_from_header(text: &str) -> Result<Vec<(String, String)>, S3Error> {
-    let bad = || invalid_argument("The header 'x-amz-tagging' shall be encoded as UTF-8 then URLEncoded URL query parameters without tag name duplicates.");
+    let bad = || {
+        invalid_argument(
+            "The header 'x-amz-tagging' shall be encoded as UTF-8 then URLEncoded URL query parameters without tag name duplicates.",
+        )
+    };
     let mut tags = Vec::new();
     for pair in text.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -292,9 +298,7 @@ mod tests {
     fn http_dates_in_three_forms() {
         let at = Timestamp::from_secs(784_111_777);
         assert_eq!(http_date(at), "Sun, 06 Nov 1994 08:49:37 GMT");
-        for text in
-            ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"]
-        {
+        for text in ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"] {
             assert_eq!(parse_http_date(text), Some(at), "{text}");
         }
         for text in ["", "yesterday", "Sun, 06 Nov 1994 08:49:37 CET", "784111777"] {

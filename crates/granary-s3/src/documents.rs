@@ -16,9 +16,26 @@ const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
 /// Subresources whose PUT (or, for `delete`, POST) carries a document. (CompleteMultipartUpload's checksum
 /// header is about the object, not about the document.)
 const SUBRESOURCES: [&str; 20] = [
-    "accelerate", "acl", "cors", "delete", "encryption", "legal-hold", "lifecycle", "logging", "notification",
-    "object-lock", "ownershipControls", "policy", "publicAccessBlock", "replication", "requestPayment", "retention",
-    "tagging", "versioning", "website", "analytics",
+    "accelerate",
+    "acl",
+    "cors",
+    "delete",
+    "encryption",
+    "legal-hold",
+    "lifecycle",
+    "logging",
+    "notification",
+    "object-lock",
+    "ownershipControls",
+    "policy",
+    "publicAccessBlock",
+    "replication",
+    "requestPayment",
+    "retention",
+    "tagging",
+    "versioning",
+    "website",
+    "analytics",
 ];
 
 /// Whether the request brings a document together with an MD5 or a checksum of it.
@@ -161,7 +178,9 @@ mod tests {
         let bare = b"<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>SignatureDoesNotMatch</Code></Error>";
         let whole = String::from_utf8(whole_error(bare, "/b/a&b", "ID", "host")).unwrap();
         assert!(whole.contains("<Message>The request signature we calculated"), "{whole}");
-        assert!(whole.ends_with("<Resource>/b/a&amp;b</Resource><RequestId>ID</RequestId><HostId>host</HostId></Error>"));
+        assert!(
+            whole.ends_with("<Resource>/b/a&amp;b</Resource><RequestId>ID</RequestId><HostId>host</HostId></Error>")
+        );
         let told = b"<Error><Code>NoSuchKey</Code><Message>m</Message></Error>";
         let whole = String::from_utf8(whole_error(told, "/", "ID", "h")).unwrap();
         assert_eq!(whole.matches("<Message>").count(), 1);

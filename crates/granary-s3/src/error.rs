@@ -11,8 +11,8 @@ use granary_meta::command::Refusal;
 use granary_store::StoreError;
 use granary_store::api::BodyError;
 use granary_types::{ErrorKind, Timestamp, VersionId};
-use http::header::{ALLOW, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED, RETRY_AFTER};
 use http::StatusCode;
+use http::header::{ALLOW, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED, RETRY_AFTER};
 use s3s::{S3Error, S3ErrorCode};
 
 use crate::convert;
@@ -108,8 +108,7 @@ const VERSION_ID: HeaderName = HeaderName::from_static("x-amz-version-id");
 const NO_SUCH_KEY: &str = "The specified key does not exist.";
 const NO_SUCH_BUCKET: &str = "The specified bucket does not exist";
 const NO_SUCH_VERSION: &str = "The specified version does not exist.";
-const NO_SUCH_UPLOAD: &str =
-    "The specified upload does not exist. The upload ID may be invalid, or the upload may have been aborted or completed.";
+const NO_SUCH_UPLOAD: &str = "The specified upload does not exist. The upload ID may be invalid, or the upload may have been aborted or completed.";
 const NOT_ALLOWED: &str = "The specified method is not allowed against this resource.";
 
 /// The S3 answer to a store error. `is_chunk_signed`: the body carried a signature per chunk, so a
@@ -173,7 +172,9 @@ pub fn answer(error: &StoreError, is_chunk_signed: bool) -> Answer {
         StoreError::EntityTooLarge { size_bytes, max_bytes } => Answer::new(
             400,
             Code::EntityTooLarge,
-            format!("Your proposed upload of {size_bytes} bytes exceeds the maximum allowed size of {max_bytes} bytes."),
+            format!(
+                "Your proposed upload of {size_bytes} bytes exceeds the maximum allowed size of {max_bytes} bytes."
+            ),
         ),
         StoreError::Invalid(what) => Answer::new(400, Code::InvalidArgument, what.clone()),
         StoreError::CopyOntoItself => Answer::new(

@@ -70,7 +70,9 @@ fn help(headers: &mut HeaderMap) {
     for name in ETAGS {
         // The operation reads the header itself, as a list; s3s only has to be kept from refusing it.
         let joined: Vec<_> = headers.get_all(&name).iter().filter_map(|value| value.to_str().ok()).collect();
-        if joined.is_empty() || headers.get_all(&name).iter().count() == 1 && headers.get(&name).is_some_and(is_fine_etag) {
+        if joined.is_empty()
+            || headers.get_all(&name).iter().count() == 1 && headers.get(&name).is_some_and(is_fine_etag)
+        {
             continue;
         }
         let quoted = match joined.join(", ") {
@@ -133,7 +135,12 @@ impl S3Route for Lenient {
         again.headers_mut().remove(AUTHORIZATION);
         help(again.headers_mut());
         let (parts, body) = service.call(again).await.map_err(|_| internal())?.into_parts();
-        Ok(S3Response { output: body, status: Some(parts.status), headers: parts.headers, extensions: parts.extensions })
+        Ok(S3Response {
+            output: body,
+            status: Some(parts.status),
+            headers: parts.headers,
+            extensions: parts.extensions,
+        })
     }
 }
 

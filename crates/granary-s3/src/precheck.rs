@@ -30,9 +30,11 @@ pub(crate) fn check(parts: &Parts, allow_sigv2: bool) -> Result<(), S3Error> {
 
 fn is_form(parts: &Parts) -> bool {
     let form = b"multipart/form-data";
-    parts.headers.get(CONTENT_TYPE).map(|value| value.as_bytes()).is_some_and(|value| {
-        value.get(..form.len()).is_some_and(|start| start.eq_ignore_ascii_case(form))
-    })
+    parts
+        .headers
+        .get(CONTENT_TYPE)
+        .map(|value| value.as_bytes())
+        .is_some_and(|value| value.get(..form.len()).is_some_and(|start| start.eq_ignore_ascii_case(form)))
 }
 
 /// s3s verifies the signature over the date of a SigV2 request, but not that the date is near: without this

@@ -180,10 +180,8 @@ mod tests {
     use http_body_util::{BodyExt, StreamBody};
 
     fn run(wire: &[u8], frame_bytes: usize, is_signed: bool) -> Result<Vec<Bytes>, String> {
-        let frames: Vec<_> = wire
-            .chunks(frame_bytes)
-            .map(|c| Ok::<_, std::io::Error>(Frame::data(Bytes::copy_from_slice(c))))
-            .collect();
+        let frames: Vec<_> =
+            wire.chunks(frame_bytes).map(|c| Ok::<_, std::io::Error>(Frame::data(Bytes::copy_from_slice(c)))).collect();
         let mut body = Rechunk::new(StreamBody::new(futures::stream::iter(frames)), is_signed);
         futures::executor::block_on(async {
             let mut out = Vec::new();

@@ -15,8 +15,8 @@ use granary_store::ObjectStore;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue, SERVER};
 use http::{Method, Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
-use s3s::service::{S3Service as Inner, S3ServiceBuilder};
 use s3s::config::{S3Config, StaticConfigProvider};
+use s3s::service::{S3Service as Inner, S3ServiceBuilder};
 use s3s::{Body, S3Error, S3ErrorCode, StdError};
 
 use crate::auth::{Access, Auth, Domains};
@@ -107,10 +107,7 @@ pub fn service(
         if is_outer {
             builder.set_auth(Auth(Arc::clone(&credentials)));
             builder.set_access(Access(Arc::clone(&credentials)));
-            builder.set_route(Lenient {
-                access: Access(Arc::clone(&credentials)),
-                inner: Arc::clone(&without_auth),
-            });
+            builder.set_route(Lenient { access: Access(Arc::clone(&credentials)), inner: Arc::clone(&without_auth) });
         }
         builder.build()
     };

@@ -130,7 +130,9 @@ fn user_metadata(metadata: Option<dto::Metadata>) -> Result<Vec<(String, String)
     if bytes > USER_METADATA_BYTES_MAX {
         return Err(S3Error::with_message(
             S3ErrorCode::MetadataTooLarge,
-            format!("Your metadata headers exceed the maximum allowed metadata size: {bytes} of {USER_METADATA_BYTES_MAX} bytes"),
+            format!(
+                "Your metadata headers exceed the maximum allowed metadata size: {bytes} of {USER_METADATA_BYTES_MAX} bytes"
+            ),
         ));
     }
     pairs.sort();
@@ -179,7 +181,9 @@ pub(crate) fn check_encryption(headers: &HeaderMap) -> Result<(), S3Error> {
         return Err(not_implemented("SSE-C (x-amz-server-side-encryption-customer-*) is not implemented"));
     }
     if headers.contains_key("x-amz-server-side-encryption-aws-kms-key-id") {
-        return Err(invalid_request("x-amz-server-side-encryption-aws-kms-key-id needs aws:kms, which is not implemented"));
+        return Err(invalid_request(
+            "x-amz-server-side-encryption-aws-kms-key-id needs aws:kms, which is not implemented",
+        ));
     }
     Ok(())
 }

@@ -49,8 +49,7 @@ pub(crate) async fn list_buckets(
         .collect();
     let is_truncated = buckets.len() > max;
     buckets.truncate(max);
-    let continuation_token =
-        buckets.last().filter(|_| is_truncated).map(|bucket| bucket.name.as_str().to_owned());
+    let continuation_token = buckets.last().filter(|_| is_truncated).map(|bucket| bucket.name.as_str().to_owned());
     let shown = buckets
         .iter()
         .map(|bucket| dto::Bucket {

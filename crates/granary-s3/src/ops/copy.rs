@@ -87,8 +87,7 @@ pub(crate) async fn copy_object(
     let S3Request { input, headers, .. } = request;
     let bucket = front.named(&input.bucket, input.expected_bucket_owner.as_deref())?;
     let since = (input.copy_source_if_modified_since, input.copy_source_if_unmodified_since);
-    let source =
-        source(front, &input.copy_source, input.expected_source_bucket_owner.as_deref(), &headers, since)?;
+    let source = source(front, &input.copy_source, input.expected_source_bucket_owner.as_deref(), &headers, since)?;
     let asked = attributes::of_request(cx, &headers, input.metadata)?;
     lock::check_allowed(front, &bucket, &asked)?;
     let lock = attributes::lock_of_request(&headers)?;
@@ -137,8 +136,7 @@ pub(crate) async fn upload_part_copy(
     attributes::check_encryption(&headers)?;
     let bucket = front.named(&input.bucket, input.expected_bucket_owner.as_deref())?;
     let since = (input.copy_source_if_modified_since, input.copy_source_if_unmodified_since);
-    let mut source =
-        source(front, &input.copy_source, input.expected_source_bucket_owner.as_deref(), &headers, since)?;
+    let mut source = source(front, &input.copy_source, input.expected_source_bucket_owner.as_deref(), &headers, since)?;
     source.range = input.copy_source_range.as_deref().map(source_range).transpose()?;
     let key = convert::object_key(input.key)?;
     let upload = convert::upload_id(&input.upload_id)?;

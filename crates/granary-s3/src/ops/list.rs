@@ -6,8 +6,8 @@ use granary_meta::records::VersionRecord;
 use granary_store::api::{ListPage, ListRequest, ListVersionsPage, ListVersionsRequest};
 use granary_types::frame::crc32c;
 use s3s::dto::{
-    self, ListObjectVersionsInput, ListObjectVersionsOutput, ListObjectsInput, ListObjectsOutput,
-    ListObjectsV2Input, ListObjectsV2Output,
+    self, ListObjectVersionsInput, ListObjectVersionsOutput, ListObjectsInput, ListObjectsOutput, ListObjectsV2Input,
+    ListObjectsV2Output,
 };
 use s3s::{S3Error, S3Request, S3Response};
 
@@ -180,8 +180,7 @@ pub(crate) async fn list_object_versions(
     let (mut versions, mut delete_markers) = (Vec::new(), Vec::new());
     for (key, record, is_latest) in page.versions {
         let key = Some(encoder.text(key));
-        let (last_modified, version_id) =
-            (Some(convert::timestamp(record.created)), Some(record.version.to_string()));
+        let (last_modified, version_id) = (Some(convert::timestamp(record.created)), Some(record.version.to_string()));
         match record.object() {
             Some(object) => {
                 let (checksum_algorithm, checksum_type) = listed_checksum(Some(object));

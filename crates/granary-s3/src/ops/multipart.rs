@@ -13,6 +13,7 @@ use s3s::dto::{
 };
 use s3s::{S3Error, S3ErrorCode, S3Request, S3Response};
 
+use crate::body;
 use crate::checksums::{self, Fields};
 use crate::context::Cx;
 use crate::convert::{self, Encoder};
@@ -20,7 +21,6 @@ use crate::error::{Fail, invalid_argument, invalid_request};
 use crate::front::{FrontDoor, Outcome};
 use crate::ops::write::announced_bytes;
 use crate::ops::{attributes, lock, sse_s3, write_condition};
-use crate::body;
 
 fn standard() -> Option<dto::StorageClass> {
     Some(dto::StorageClass::from_static(dto::StorageClass::STANDARD))
@@ -42,7 +42,9 @@ fn checksum_asked(
     let Some(algorithm) = algorithm else {
         return match kind {
             None => Ok((checksums::DEFAULT_ALGORITHM, checksums::DEFAULT_ALGORITHM.default_kind())),
-            Some(_) => Err(invalid_request("The x-amz-checksum-type header can only be used with the x-amz-checksum-algorithm header.")),
+            Some(_) => Err(invalid_request(
+                "The x-amz-checksum-type header can only be used with the x-amz-checksum-algorithm header.",
+            )),
         };
     };
     let kind = kind.unwrap_or_else(|| algorithm.default_kind());
@@ -240,7 +242,9 @@ pub(crate) async fn list_parts(
     let marker = match input.part_number_marker {
         None => 0,
         Some(marker) if marker < 0 => {
-            return Err(invalid_argument("Argument part-number-marker must be an integer between 0 and 2147483647").into());
+            return Err(
+                invalid_argument("Argument part-number-marker must be an integer between 0 and 2147483647").into()
+            );
         }
         Some(marker) => u16::try_from(marker).unwrap_or(u16::MAX),
     };
@@ -305,9 +309,7 @@ pub(crate) async fn list_multipart_uploads(
         delimiter: delimiter.clone(),
         // S3 ignores the upload's marker without the key's.
         upload_marker: match (&key_marker, &upload_marker) {
-            (Some(_), Some(text)) => {
-                Some(text.parse().map_err(|_| invalid_argument("Invalid uploadId marker"))?)
-            }
+            (Some(_), Some(text)) => Some(text.parse().map_err(|_| invalid_argument("Invalid uploadId marker"))?),
             _ => None,
         },
         key_marker: key_marker.clone(),

@@ -92,7 +92,8 @@ struct Shown {
 impl Shown {
     fn of(object: &ObjectRecord) -> Self {
         let attributes = &object.attributes;
-        let metadata = (!attributes.user_metadata.is_empty()).then(|| attributes.user_metadata.iter().cloned().collect());
+        let metadata =
+            (!attributes.user_metadata.is_empty()).then(|| attributes.user_metadata.iter().cloned().collect());
         let on = || dto::ObjectLockLegalHoldStatus::from_static(dto::ObjectLockLegalHoldStatus::ON);
         Self {
             content_type: attributes.headers.content_type.clone().unwrap_or_else(|| DEFAULT_CONTENT_TYPE.to_owned()),
