@@ -1,0 +1,198 @@
+//! The command line. Names and defaults here are a fixed face that scripts rely on.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use granary_types::Scheme;
+
+/// A self-hosted, S3-compatible object store for AI work: training data in, checkpoints out.
+#[derive(Debug, Parser)]
+#[command(name = "granary", version, propagate_version = true)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run one node for a developer, with nothing to configure
+    Dev(DevArgs),
+    /// Run a node as a settings file says
+    Serve(ServeArgs),
+    /// Look after the drives of a running node
+    #[command(subcommand)]
+    Drive(DriveCommand),
+    /// Rebuild what is missing or damaged, and say what was done
+    Heal(HealArgs),
+    /// Say how a running node is
+    Status(StatusArgs),
+    /// Exit 0 if a node serves, 1 if not (for health checks)
+    Health(HealthArgs),
+    /// Print every setting with its default and what it means
+    Config,
+}
+
+/// `granary dev`.
+#[derive(Debug, Args)]
+pub(crate) struct DevArgs {
+    /// Folder for everything: keys and drive folders
+    #[arg(long, value_name = "DIR", default_value = "./granary-data")]
+    pub(crate) data: PathBuf,
+    /// Address and port of the S3 endpoint [default: 127.0.0.1:9000]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Address and port of the admin endpoint [default: 127.0.0.1:9001]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) admin: Option<SocketAddr>,
+    /// Number of drive folders to make under the data folder
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) drives: u16,
+    /// Erasure scheme: K data and M parity blocks; any M drives may be lost [default: 4+2]
+    #[arg(long, value_name = "K+M")]
+    pub(crate) erasure: Option<Scheme>,
+    /// Make buckets with fitting settings: raw, processed, artefacts, cache
+    #[arg(long, value_enum)]
+    pub(crate) preset: Option<Preset>,
+    /// Show the secret key even when it is not new
+    #[arg(long)]
+    pub(crate) show_secret: bool,
+}
+
+/// Sets of buckets made at start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Preset {
+    /// `raw` (versioned, written once), `processed`, `artefacts` (ETags that cost no MD5), `cache`
+    Ai,
+}
+
+/// `granary serve`.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Settings file (TOML); `granary config` prints one to start from
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Make buckets with fitting settings: raw, processed, artefacts, cache
+    #[arg(long, value_enum)]
+    pub(crate) preset: Option<Preset>,
+}
+
+/// Where the running node is, and where its root keys are.
+#[derive(Debug, Args, Clone)]
+pub(crate) struct NodeArgs {
+    /// Address and port of the node's admin endpoint [default: as the node in DIR says, else 127.0.0.1:9001]
+    #[arg(long, value_name = "ADDR:PORT", env = "GRANARY_ADMIN")]
+    pub(crate) admin: Option<SocketAddr>,
+    /// Data folder of the node, for its root keys (GRANARY_ROOT_ACCESS_KEY and GRANARY_ROOT_SECRET_KEY win)
+    #[arg(long, value_name = "DIR", env = "GRANARY_DATA", default_value = "./granary-data")]
+    pub(crate) data: PathBuf,
+    /// Settings file of the node, instead of --data
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// `granary status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Which node.
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+}
+
+/// `granary health`.
+#[derive(Debug, Args)]
+pub(crate) struct HealthArgs {
+    /// Which node.
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+}
+
+/// `granary heal`.
+#[derive(Debug, Args)]
+pub(crate) struct HealArgs {
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Which node.
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+}
+
+/// `granary drive ...`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DriveCommand {
+    /// List the drives with their health and space
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        /// Which node.
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+    /// Format an empty folder as a new drive and take it into use
+    Add {
+        /// The folder, on the node
+        path: PathBuf,
+        /// Which node.
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+    /// Retire a drive, take a new one into use, and rebuild onto it what the old one held
+    Replace {
+        /// The drive: its number (such as d3), its id, or its folder
+        drive: String,
+        /// Folder of the new drive, on the node
+        path: PathBuf,
+        /// Which node.
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+    /// Read every byte of a drive (or of all) and check it; what is damaged is queued for repair
+    Scrub {
+        /// The drive: its number (such as d3), its id, or its folder; all drives when left out
+        drive: Option<String>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        /// Which node.
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_fixed_face() {
+        for line in [
+            "granary dev",
+            "granary dev --data d --listen 127.0.0.1:1 --admin 127.0.0.1:2 --drives 3 --erasure 2+1 --preset ai",
+            "granary serve --config granary.toml",
+            "granary drive list",
+            "granary drive add /mnt/7 --admin 127.0.0.1:9001",
+            "granary drive replace d3 /mnt/7",
+            "granary drive scrub",
+            "granary heal",
+            "granary status --json",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+        for line in ["granary", "granary dev --erasure 40+2", "granary dev --drives 0", "granary serve", "granary dev --preset x"] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}

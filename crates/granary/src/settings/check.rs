@@ -1,0 +1,161 @@
+//! What settings must satisfy together. Everything wrong is told at once, with what would be right.
+
+use std::time::Duration;
+
+use granary_types::limits::{CHUNK_BYTES, SEGMENT_BYTES_MIN};
+
+use super::load::Problems;
+use super::{Settings, SettingsError};
+
+/// Longest timeout taken.
+const TIMEOUT_MS_MAX: u64 = Duration::from_secs(24 * 60 * 60).as_millis() as u64;
+/// Largest segment taken.
+const SEGMENT_BYTES_MAX: u64 = 64 << 30;
+
+impl Settings {
+    /// Checks bounds and combinations.
+    ///
+    /// # Errors
+    /// [`SettingsError::Wrong`] with every problem found.
+    pub(crate) fn check(self) -> Result<Self, SettingsError> {
+        let problems = self.problems();
+        if problems.is_empty() { Ok(self) } else { Err(SettingsError::Wrong(Problems(problems))) }
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut say = |wrong: bool, what: String| {
+            if wrong {
+                problems.push(what);
+            }
+        };
+        let Self { node, drives, s3, admin, .. } = self;
+
+        let width = drives.erasure.width();
+        say(
+            drives.paths.len() < width,
+            format!(
+                "drives.paths names {} drives, but drives.erasure {} needs at least {width}: name more drives, or choose a \
+                 scheme with K+M of at most {}",
+                drives.paths.len(),
+                drives.erasure,
+                drives.paths.len(),
+            ),
+        );
+        let mut sorted = drives.paths.clone();
+        sorted.sort();
+        for pair in sorted.windows(2).filter(|pair| pair[0] == pair[1]) {
+            say(true, format!("drives.paths names {} twice: each drive is a folder of its own", pair[0].display()));
+        }
+        say(
+            !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&drives.segment_bytes)
+                || !drives.segment_bytes.is_multiple_of(CHUNK_BYTES as u64),
+            format!(
+                "drives.segment_bytes is {}: it must be a multiple of {CHUNK_BYTES} from {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX}",
+                drives.segment_bytes
+            ),
+        );
+
+        say(
+            s3.listen == admin.listen && s3.listen.port() != 0,
+            format!("s3.listen and admin.listen are both {}: give them different ports", s3.listen),
+        );
+        say(
+            s3.tls_cert_file.is_some() != s3.tls_key_file.is_some(),
+            "s3.tls_cert_file and s3.tls_key_file go together: set both, or neither".to_owned(),
+        );
+        say(
+            self.plaintext_beyond_loopback() && !s3.plaintext,
+            format!(
+                "s3.listen {} is reachable from other machines and TLS is not configured: set s3.tls_cert_file and \
+                 s3.tls_key_file, or say s3.plaintext = true to send everything in the clear",
+                s3.listen
+            ),
+        );
+        say(
+            !admin.listen.ip().is_loopback() && !admin.plaintext,
+            format!(
+                "admin.listen {} is reachable from other machines: use a loopback address, or say admin.plaintext = true",
+                admin.listen
+            ),
+        );
+        say(s3.connections_max == 0, "s3.connections_max is 0: nobody could connect".to_owned());
+        for domain in &s3.domains {
+            let bad = domain.is_empty() || domain.contains(['/', ':', ' ']) || domain.starts_with('.');
+            say(bad, format!("s3.domains has `{domain}`: write a plain domain such as s3.example.org"));
+        }
+        for (name, value, zero_allowed) in [
+            ("node.drain_timeout_ms", node.drain_timeout_ms, true),
+            ("s3.header_timeout_ms", s3.header_timeout_ms, false),
+            ("s3.idle_timeout_ms", s3.idle_timeout_ms, false),
+            ("s3.stall_timeout_ms", s3.stall_timeout_ms, false),
+        ] {
+            say(
+                value > TIMEOUT_MS_MAX || (value == 0 && !zero_allowed),
+                format!("{name} is {value}: it must be from {} to {TIMEOUT_MS_MAX} (a day)", u8::from(!zero_allowed)),
+            );
+        }
+        say(
+            node.region.is_empty()
+                || !node.region.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'),
+            format!("node.region is `{}`: use lower-case letters, digits and `-`", node.region),
+        );
+        say(node.worker_threads > 1024, format!("node.worker_threads is {}: at most 1024", node.worker_threads));
+        problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> Settings {
+        let mut settings = Settings::default();
+        settings.drives.paths = (1..=6).map(|n| format!("/mnt/{n}").into()).collect();
+        settings
+    }
+
+    fn problem(change: impl FnOnce(&mut Settings)) -> String {
+        let mut settings = good();
+        change(&mut settings);
+        settings.problems().join("\n")
+    }
+
+    #[test]
+    fn a_plain_node_is_fine() {
+        assert_eq!(problem(|_| ()), "");
+    }
+
+    #[test]
+    fn each_rule_finds_its_offence() {
+        let cases: [(&str, fn(&mut Settings)); 10] = [
+            ("needs at least 6", |s| s.drives.paths.truncate(5)),
+            ("names /mnt/1 twice", |s| s.drives.paths[1] = "/mnt/1".into()),
+            ("drives.segment_bytes is 5", |s| s.drives.segment_bytes = 5),
+            ("different ports", |s| s.admin.listen = s.s3.listen),
+            ("go together", |s| s.s3.tls_key_file = Some("k".into())),
+            ("s3.plaintext = true", |s| s.s3.listen = "0.0.0.0:9000".parse().unwrap()),
+            ("admin.plaintext = true", |s| s.admin.listen = "0.0.0.0:9001".parse().unwrap()),
+            ("s3.idle_timeout_ms is 0", |s| s.s3.idle_timeout_ms = 0),
+            ("node.region", |s| s.node.region = "Europe!".into()),
+            ("s3.domains", |s| s.s3.domains = vec!["https://x".into()]),
+        ];
+        for (expected, change) in cases {
+            let said = problem(change);
+            assert!(said.contains(expected), "{expected}: {said}");
+            assert_eq!(said.lines().count(), 1, "{said}");
+        }
+    }
+
+    #[test]
+    fn plain_http_beyond_loopback_wants_the_explicit_word_or_tls() {
+        let open = |s: &mut Settings| s.s3.listen = "0.0.0.0:9000".parse().unwrap();
+        assert_eq!(problem(|s| (open(s), s.s3.plaintext = true).1), "");
+        let tls = |s: &mut Settings| {
+            open(s);
+            s.s3.tls_cert_file = Some("c".into());
+            s.s3.tls_key_file = Some("k".into());
+        };
+        assert_eq!(problem(tls), "");
+    }
+}

@@ -1,0 +1,190 @@
+//! Every setting there is, in one file; the doc comment is the documentation.
+//!
+//! `config/granary.toml` is rendered from this file (see [`render`]), and a test compares the two. Reading a
+//! file and the environment: [`load`]. What values must satisfy together: [`check`].
+
+mod check;
+mod load;
+mod render;
+mod value;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use granary_types::Scheme;
+use granary_types::limits::SEGMENT_BYTES_DEFAULT;
+
+pub(crate) use load::SettingsError;
+pub(crate) use render::rendered_default;
+pub(crate) use value::{Engine, LogFormat};
+use value::Setting;
+
+/// One setting, as documented.
+struct Field {
+    section: &'static str,
+    name: &'static str,
+    docs: &'static [&'static str],
+}
+
+/// Declares the sections: structs with their defaults, and the tables that loading and rendering walk.
+macro_rules! settings {
+    ($(
+        $(#[doc = $section_doc:literal])*
+        $section:ident: $Section:ident {
+            $( $(#[doc = $doc:literal])* $field:ident: $type:ty = $default:expr, )*
+        }
+    )*) => {
+        $(
+            $(#[doc = $section_doc])*
+            #[derive(Debug, Clone, PartialEq, Eq)]
+            pub(crate) struct $Section {
+                $( $(#[doc = $doc])* pub(crate) $field: $type, )*
+            }
+
+            impl Default for $Section {
+                fn default() -> Self {
+                    Self { $( $field: $default, )* }
+                }
+            }
+        )*
+
+        /// All settings of a node.
+        #[derive(Debug, Clone, PartialEq, Eq, Default)]
+        pub(crate) struct Settings {
+            $( $(#[doc = $section_doc])* pub(crate) $section: $Section, )*
+        }
+
+        impl Settings {
+            const SECTIONS: &'static [(&'static str, &'static [&'static str])] =
+                &[ $( (stringify!($section), &[ $( $section_doc, )* ]), )* ];
+            const FIELDS: &'static [Field] = &[ $( $(
+                Field { section: stringify!($section), name: stringify!($field), docs: &[ $( $doc, )* ] },
+            )* )* ];
+
+            /// Sets one setting from a TOML value. `None`: there is no such setting; `Some(Err)`: what was expected.
+            fn set_toml(&mut self, section: &str, name: &str, value: &toml::de::DeValue<'_>) -> Option<Result<(), &'static str>> {
+                match (section, name) {
+                    $( $( (stringify!($section), stringify!($field)) => {
+                        Some(Setting::from_toml(value).map(|value| self.$section.$field = value).ok_or(<$type as Setting>::EXPECTS))
+                    } )* )*
+                    _ => None,
+                }
+            }
+
+            /// Sets one setting from text, as the environment gives it.
+            fn set_text(&mut self, section: &str, name: &str, text: &str) -> Option<Result<(), &'static str>> {
+                match (section, name) {
+                    $( $( (stringify!($section), stringify!($field)) => {
+                        Some(Setting::from_text(text).map(|value| self.$section.$field = value).ok_or(<$type as Setting>::EXPECTS))
+                    } )* )*
+                    _ => None,
+                }
+            }
+
+            /// One setting as TOML; `None` where it is not set.
+            fn to_toml(&self, field: &Field) -> Option<String> {
+                match (field.section, field.name) {
+                    $( $( (stringify!($section), stringify!($field)) => self.$section.$field.to_toml(), )* )*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+settings! {
+    /// The node: where it keeps what is its own, and how it runs.
+    node: NodeSettings {
+        /// Folder of the node itself: root keys, the sealing key where `keys.root_key_file` names no other place, and the
+        /// lock that keeps a second server out. Objects and metadata are on the drives. Relative paths are relative to
+        /// the folder the server is started in.
+        data_dir: PathBuf = PathBuf::from("granary-data"),
+        /// Region that buckets are created in and that GetBucketLocation tells. `us-east-1` is what S3 clients take when
+        /// they are told nothing.
+        region: String = "us-east-1".to_owned(),
+        /// Worker threads; 0: one per core.
+        worker_threads: u32 = 0,
+        /// How long requests in flight may go on after SIGTERM, in milliseconds. A second signal ends the server at once.
+        drain_timeout_ms: u64 = 30_000,
+    }
+
+    /// The drives that hold everything: objects, metadata, log.
+    drives: DriveSettings {
+        /// Mounted folders, one per drive, each on a disk of its own. K+M at least. Required by `granary serve`;
+        /// `granary dev` makes folders under `node.data_dir` when there are none.
+        paths: Vec<PathBuf> = Vec::new(),
+        /// Erasure scheme of new objects: K data and M parity blocks, from 1+0 to 16+4. Any M drives may be lost at once.
+        erasure: Scheme = Scheme { k: 4, m: 2 },
+        /// How drives are read and written: `auto` takes io_uring where the kernel permits it and threads elsewhere;
+        /// `uring` refuses to start without it; `threads` never tries. The start-up line says which runs.
+        engine: Engine = Engine::Auto,
+        /// Size of a preallocated segment file in bytes; a multiple of 65536. Fixed for a drive when it is formatted.
+        segment_bytes: u64 = SEGMENT_BYTES_DEFAULT,
+    }
+
+    /// The S3 endpoint.
+    s3: S3Settings {
+        /// Address and port to listen on.
+        listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9000)),
+        /// Domains for virtual-host style addressing: with `s3.example.org` here, `bucket.s3.example.org` is bucket
+        /// `bucket`. Path style always works.
+        domains: Vec<String> = Vec::new(),
+        /// Certificate chain (PEM). With a key: TLS 1.3 only.
+        tls_cert_file: Option<PathBuf> = None,
+        /// Private key of the certificate (PEM).
+        tls_key_file: Option<PathBuf> = None,
+        /// Allow plain HTTP on an address that is not loopback. The start-up line and `granary status` repeat it.
+        plaintext: bool = false,
+        /// Open connections at most; more wait in the kernel's queue until one closes.
+        connections_max: u32 = 4096,
+        /// From a request's first byte to the end of its headers, in milliseconds; also for the first request and the
+        /// TLS handshake of a new connection.
+        header_timeout_ms: u64 = 15_000,
+        /// How long a connection may be kept open between requests, in milliseconds.
+        idle_timeout_ms: u64 = 120_000,
+        /// How long a request may go without a byte moving either way, in milliseconds. Long, because a reader that
+        /// trains on what it streams stops reading for minutes.
+        stall_timeout_ms: u64 = 900_000,
+    }
+
+    /// The admin endpoint: health, metrics, and what `granary status`, `drive` and `heal` talk to.
+    admin: AdminSettings {
+        /// Address and port to listen on. Requests other than health and metrics are signed with the root keys.
+        listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9001)),
+        /// Allow an address that is not loopback. Requests are signed but nothing is encrypted.
+        plaintext: bool = false,
+    }
+
+    /// The keys that everything on the drives is sealed with.
+    keys: KeySettings {
+        /// File with the root sealing key, 0600; made when it does not exist and the drives are new. Not set:
+        /// `root.key` in `node.data_dir`. Keep a copy elsewhere: without it nothing on the drives can be read.
+        root_key_file: Option<PathBuf> = None,
+    }
+
+    /// What the server says about itself on standard error.
+    log: LogSettings {
+        /// `text` or `json` (one object per line).
+        format: LogFormat = LogFormat::Text,
+        /// Which messages: a level (`error`, `warn`, `info`, `debug`, `trace`) or directives such as
+        /// `info,granary_drive=debug`.
+        filter: String = "info".to_owned(),
+    }
+}
+
+impl Settings {
+    /// Where the root sealing key is.
+    pub(crate) fn root_key_file(&self) -> PathBuf {
+        self.keys.root_key_file.clone().unwrap_or_else(|| self.node.data_dir.join("root.key"))
+    }
+
+    /// Whether S3 clients come over TLS.
+    pub(crate) const fn tls(&self) -> bool {
+        self.s3.tls_cert_file.is_some()
+    }
+
+    /// Whether plain HTTP is spoken beyond loopback.
+    pub(crate) const fn plaintext_beyond_loopback(&self) -> bool {
+        !self.tls() && !self.s3.listen.ip().is_loopback()
+    }
+}
