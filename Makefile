@@ -12,13 +12,16 @@ RELEASE_BIN := $(CARGO_TARGET_DIR)/release/granary
 with_python = GRANARY_PYTHON="$$(scripts/venv $(1))" && export GRANARY_PYTHON && export PATH="$$(dirname "$$GRANARY_PYTHON"):$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap demo test verify fix bench bench-peers soak docker release config
+.PHONY: help bootstrap build demo test test-clients verify fix bench bench-peers soak docker release config
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 
 bootstrap: ## Install what is missing to build (needs root only if something is)
 	@scripts/bootstrap
+
+build: bootstrap ## Build the binary quickly, as the tests use it
+	cargo build --locked -p granary
 
 release: bootstrap ## Build the optimised binary
 	cargo build --release --locked -p granary
@@ -28,6 +31,9 @@ demo: release ## Build, start, and run a training pipeline through a kill -9
 
 test: bootstrap ## All tests: Rust, doctests, end to end with real S3 clients
 	@$(call with_python,tests/requirements.txt) && "$$GRANARY_PYTHON" scripts/test.py
+
+test-clients: build ## The client tests with the heavier clients too (Lance, Delta Lake, polars, tensorstore)
+	@$(call with_python,tests/requirements-clients.txt) && GRANARY_BIN="$(CARGO_TARGET_DIR)/debug/granary" "$$GRANARY_PYTHON" -m pytest tests/clients
 
 verify: bootstrap ## Checks that never write: format, clippy, layers, tidy, generated files, licences
 	cargo fmt --all --check

@@ -104,7 +104,7 @@ def ignored_rust_tests() -> list[str]:
 def main() -> int:
     """Runs the stages; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--soak", action="store_true", help="the long tests only: ignored Rust tests, pytest -m soak")
+    parser.add_argument("--soak", action="store_true", help="the long tests only: ignored Rust tests, pytest -m slow")
     soak = parser.parse_args().soak
     tally = Tally()
     nextest = shutil.which("cargo-nextest") is not None
@@ -126,10 +126,12 @@ def main() -> int:
         tally.notes.append("no Python tests found under tests/")
     elif built:
         pytest = [sys.executable, "-m", "pytest", "tests", "-ra", "-q", "-p", "no:cacheprovider"]
+        # Workers each have a server of their own; a file's tests stay on one worker.
+        pytest += ["-n", "2", "--dist", "loadfile"] if not soak else []
         stage(
             tally,
             "Python tests",
-            [*pytest, "-m", "soak" if soak else "not soak"],
+            [*pytest, "-m", "slow" if soak else "not slow"],
             GRANARY_BIN=str(binary),
             GRANARY_PYTHON=sys.executable,
             PYTHONDONTWRITEBYTECODE="1",

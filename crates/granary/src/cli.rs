@@ -47,9 +47,9 @@ pub(crate) struct DevArgs {
     /// Address and port of the admin endpoint [default: 127.0.0.1:9001]
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) admin: Option<SocketAddr>,
-    /// Number of drive folders to make under the data folder
-    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub(crate) drives: u16,
+    /// Number of drive folders to make under the data folder at the first start [default: 6]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) drives: Option<u16>,
     /// Erasure scheme: K data and M parity blocks; any M drives may be lost [default: 4+2]
     #[arg(long, value_name = "K+M")]
     pub(crate) erasure: Option<Scheme>,
@@ -115,6 +115,9 @@ pub(crate) struct HealthArgs {
 /// `granary heal`.
 #[derive(Debug, Args)]
 pub(crate) struct HealArgs {
+    /// Read and check every shard, not only whether all are there
+    #[arg(long)]
+    pub(crate) deep: bool,
     /// As JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -4,8 +4,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::settings::{LogFormat, Settings};
 
-/// Libraries that say at `info` what only their authors want to read; the filter setting can raise them again.
-const QUIET: &str = "s3s=warn,hyper=warn,hyper_util=warn,h2=warn,rustls=warn,tokio=warn";
+/// Libraries that say at `info` what only their authors want to read; the filter setting can raise them again. (s3s logs
+/// clients' mistakes as errors; what an operator must hear of, granary-s3 says itself: `granary_s3::LOG_DIRECTIVE`.)
+const QUIET: &str = "s3s=off,hyper=warn,hyper_util=warn,h2=warn,rustls=warn,tokio=warn";
 
 /// The filter was refused.
 #[derive(Debug, thiserror::Error)]

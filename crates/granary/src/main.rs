@@ -1,1 +1,105 @@
-fn main() {}
+//! The binary: settings, listeners, metrics, admin endpoint, command line, and the wiring between them.
+//!
+//! What objects, drives and keys are is the business of the crates below; what it is to be a process is this one's.
+
+mod admin;
+mod cli;
+mod commands;
+mod drive_list;
+mod engine;
+mod logging;
+mod metrics;
+mod preset;
+mod process;
+mod serve;
+mod server;
+mod settings;
+mod startup;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use admin::client::ClientError;
+use cli::{Cli, Command, DevArgs, ServeArgs};
+use drive_list::{DriveList, DriveListError};
+use serve::{DataDir, ServeError, Start};
+use settings::{Settings, SettingsError};
+
+/// Drive folders that `granary dev` makes when nothing is said.
+const DEV_DRIVES_DEFAULT: usize = 6;
+
+/// Why the program ended.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Logging(#[from] logging::FilterError),
+    #[error(transparent)]
+    DriveList(#[from] DriveListError),
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Dev(args) => dev(args).map(|()| true),
+        Command::Serve(args) => serve(args).map(|()| true),
+        Command::Drive(command) => commands::drive(&command).map_err(Failure::from),
+        Command::Heal(args) => commands::heal(&args).map_err(Failure::from),
+        Command::Status(args) => commands::status(&args).map(|()| true).map_err(Failure::from),
+        Command::Health(args) => commands::health(&args).map(|()| true).map_err(Failure::from),
+        Command::Config => {
+            // A pipe that was closed early (`| head`) is no failure.
+            let _closed = std::io::stdout().write_all(settings::rendered_default().as_bytes());
+            Ok(true)
+        }
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(failure) => {
+            // One line per problem, each readable on its own.
+            failure.to_string().lines().for_each(|line| eprintln!("granary: {line}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dev(args: DevArgs) -> Result<(), Failure> {
+    let mut settings = Settings::default().overlay(std::env::vars())?;
+    settings.node.data_dir = args.data;
+    if let Some(listen) = args.listen {
+        settings.s3.listen = listen;
+    }
+    if let Some(admin) = args.admin {
+        settings.admin.listen = admin;
+    }
+    if let Some(erasure) = args.erasure {
+        settings.drives.erasure = erasure;
+    }
+    process::harden();
+    logging::start(&settings)?;
+    let data = DataDir::lock(&settings.node.data_dir)?;
+    let mut drive_list = None;
+    if settings.drives.paths.is_empty() {
+        let list = DriveList::new(&settings.node.data_dir)
+            .map_err(|source| DriveListError::Io { path: settings.node.data_dir.clone(), source })?;
+        settings.drives.paths = list.obtain(args.drives.map(usize::from), DEV_DRIVES_DEFAULT)?;
+        drive_list = Some(list);
+    }
+    let settings = settings.check()?;
+    Ok(serve::run(Start { settings, preset: args.preset, show_secret: args.show_secret, drive_list }, data)?)
+}
+
+fn serve(args: ServeArgs) -> Result<(), Failure> {
+    let settings = Settings::read(&args.config)?.overlay(std::env::vars())?.check()?;
+    process::harden();
+    logging::start(&settings)?;
+    let data = DataDir::lock(&settings.node.data_dir)?;
+    Ok(serve::run(Start { settings, preset: args.preset, show_secret: false, drive_list: None }, data)?)
+}

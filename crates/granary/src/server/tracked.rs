@@ -3,11 +3,12 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::service::Service;
 use hyper::{Request, Response, Version};
+use pin_project_lite::pin_project;
 
 use super::timed::ConnectionState;
 
@@ -45,14 +46,17 @@ where
         self.state.begin(request.version() == Version::HTTP_2);
         let guard = InFlight(Arc::clone(&self.state));
         let response = self.service.call(request);
-        Box::pin(async move { Ok(response.await?.map(|body| TrackedBody { body: Box::pin(body), _guard: guard })) })
+        Box::pin(async move { Ok(response.await?.map(|body| TrackedBody { body, _guard: guard })) })
     }
 }
 
-/// A response body that holds its request's place until it is sent or dropped.
-pub(super) struct TrackedBody<B> {
-    body: Pin<Box<B>>,
-    _guard: InFlight,
+pin_project! {
+    /// A response body that holds its request's place until it is sent or dropped.
+    pub(super) struct TrackedBody<B> {
+        #[pin]
+        body: B,
+        _guard: InFlight,
+    }
 }
 
 impl<B: Body> Body for TrackedBody<B> {
@@ -60,7 +64,7 @@ impl<B: Body> Body for TrackedBody<B> {
     type Error = B::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Poll::Ready(ready!(self.get_mut().body.as_mut().poll_frame(cx)))
+        self.project().body.poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {

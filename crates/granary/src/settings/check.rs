@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use granary_types::limits::{CHUNK_BYTES, SEGMENT_BYTES_MIN};
+use granary_types::limits::{CHUNK_BYTES, COPIES_BYTES_MAX, INLINE_BYTES_MAX, SEGMENT_BYTES_MIN};
 
 use super::load::Problems;
 use super::{Settings, SettingsError};
@@ -11,6 +11,10 @@ use super::{Settings, SettingsError};
 const TIMEOUT_MS_MAX: u64 = Duration::from_secs(24 * 60 * 60).as_millis() as u64;
 /// Largest segment taken.
 const SEGMENT_BYTES_MAX: u64 = 64 << 30;
+/// Sizes taken for a file of the log.
+const LOG_FILE_BYTES: std::ops::RangeInclusive<u64> = 16 << 20..=4 << 30;
+/// Least memory for bodies on their way in: one stripe of the widest scheme, several times.
+const INGEST_MEMORY_BYTES_MIN: u64 = 64 << 20;
 
 impl Settings {
     /// Checks bounds and combinations.
@@ -29,7 +33,7 @@ impl Settings {
                 problems.push(what);
             }
         };
-        let Self { node, drives, s3, admin, .. } = self;
+        let Self { node, drives, s3, store, admin, .. } = self;
 
         let width = drives.erasure.width();
         say(
@@ -57,6 +61,35 @@ impl Settings {
         );
 
         say(
+            !LOG_FILE_BYTES.contains(&drives.log_file_bytes) || !drives.log_file_bytes.is_multiple_of(CHUNK_BYTES as u64),
+            format!(
+                "drives.log_file_bytes is {}: it must be a multiple of {CHUNK_BYTES} from {} to {}",
+                drives.log_file_bytes,
+                LOG_FILE_BYTES.start(),
+                LOG_FILE_BYTES.end()
+            ),
+        );
+        say(
+            drives.limit_bytes != 0 && drives.limit_bytes < drives.segment_bytes,
+            format!(
+                "drives.limit_bytes is {}: it must hold one segment of {} bytes, or be 0 for no limit",
+                drives.limit_bytes, drives.segment_bytes
+            ),
+        );
+        say(
+            store.inline_bytes_max > INLINE_BYTES_MAX as u64,
+            format!("store.inline_bytes_max is {}: at most {INLINE_BYTES_MAX}", store.inline_bytes_max),
+        );
+        say(
+            store.copies_bytes_max > COPIES_BYTES_MAX,
+            format!("store.copies_bytes_max is {}: at most {COPIES_BYTES_MAX}", store.copies_bytes_max),
+        );
+        say(
+            store.ingest_memory_bytes < INGEST_MEMORY_BYTES_MIN,
+            format!("store.ingest_memory_bytes is {}: at least {INGEST_MEMORY_BYTES_MIN}", store.ingest_memory_bytes),
+        );
+
+        say(
             s3.listen == admin.listen && s3.listen.port() != 0,
             format!("s3.listen and admin.listen are both {}: give them different ports", s3.listen),
         );
@@ -79,6 +112,7 @@ impl Settings {
                 admin.listen
             ),
         );
+        say(s3.requests_max == 0, "s3.requests_max is 0: nothing would be served".to_owned());
         say(s3.connections_max == 0, "s3.connections_max is 0: nobody could connect".to_owned());
         for domain in &s3.domains {
             let bad = domain.is_empty() || domain.contains(['/', ':', ' ']) || domain.starts_with('.');
@@ -89,6 +123,10 @@ impl Settings {
             ("s3.header_timeout_ms", s3.header_timeout_ms, false),
             ("s3.idle_timeout_ms", s3.idle_timeout_ms, false),
             ("s3.stall_timeout_ms", s3.stall_timeout_ms, false),
+            ("store.ingest_wait_ms", store.ingest_wait_ms, true),
+            ("store.garbage_quarantine_ms", store.garbage_quarantine_ms, true),
+            ("store.orphan_grace_ms", store.orphan_grace_ms, true),
+            ("store.sweep_interval_ms", store.sweep_interval_ms, false),
         ] {
             say(
                 value > TIMEOUT_MS_MAX || (value == 0 && !zero_allowed),
@@ -128,7 +166,7 @@ mod tests {
 
     #[test]
     fn each_rule_finds_its_offence() {
-        let cases: [(&str, fn(&mut Settings)); 10] = [
+        let cases: [(&str, fn(&mut Settings)); 14] = [
             ("needs at least 6", |s| s.drives.paths.truncate(5)),
             ("names /mnt/1 twice", |s| s.drives.paths[1] = "/mnt/1".into()),
             ("drives.segment_bytes is 5", |s| s.drives.segment_bytes = 5),
@@ -137,6 +175,10 @@ mod tests {
             ("s3.plaintext = true", |s| s.s3.listen = "0.0.0.0:9000".parse().unwrap()),
             ("admin.plaintext = true", |s| s.admin.listen = "0.0.0.0:9001".parse().unwrap()),
             ("s3.idle_timeout_ms is 0", |s| s.s3.idle_timeout_ms = 0),
+            ("drives.log_file_bytes is 1", |s| s.drives.log_file_bytes = 1),
+            ("drives.limit_bytes is 1", |s| s.drives.limit_bytes = 1),
+            ("store.inline_bytes_max is 20000", |s| s.store.inline_bytes_max = 20_000),
+            ("store.ingest_memory_bytes is 1", |s| s.store.ingest_memory_bytes = 1),
             ("node.region", |s| s.node.region = "Europe!".into()),
             ("s3.domains", |s| s.s3.domains = vec!["https://x".into()]),
         ];

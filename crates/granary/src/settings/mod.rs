@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use granary_types::Scheme;
-use granary_types::limits::SEGMENT_BYTES_DEFAULT;
+use granary_types::limits::{COPIES_BYTES_MAX, INLINE_BYTES_MAX, SEGMENT_BYTES_DEFAULT};
 
 pub(crate) use load::SettingsError;
 pub(crate) use render::rendered_default;
@@ -120,6 +120,14 @@ settings! {
         engine: Engine = Engine::Auto,
         /// Size of a preallocated segment file in bytes; a multiple of 65536. Fixed for a drive when it is formatted.
         segment_bytes: u64 = SEGMENT_BYTES_DEFAULT,
+        /// Bytes kept back on each drive, so that deletes, metadata and shutdown still work when it is full.
+        reserve_bytes: u64 = 1 << 30,
+        /// Bytes that objects may take on each drive; 0: as many as the file system has, less the reserve.
+        limit_bytes: u64 = 0,
+        /// Size of one preallocated file of the metadata log in bytes; a multiple of 65536.
+        log_file_bytes: u64 = 64 << 20,
+        /// Bytes of idle I/O buffers kept for reuse.
+        buffer_pool_bytes: u64 = 256 << 20,
     }
 
     /// The S3 endpoint.
@@ -137,6 +145,8 @@ settings! {
         plaintext: bool = false,
         /// Open connections at most; more wait in the kernel's queue until one closes.
         connections_max: u32 = 4096,
+        /// Requests served at once; more are answered `503 SlowDown`.
+        requests_max: u32 = 1024,
         /// From a request's first byte to the end of its headers, in milliseconds; also for the first request and the
         /// TLS handshake of a new connection.
         header_timeout_ms: u64 = 15_000,
@@ -145,6 +155,31 @@ settings! {
         /// How long a request may go without a byte moving either way, in milliseconds. Long, because a reader that
         /// trains on what it streams stops reading for minutes.
         stall_timeout_ms: u64 = 900_000,
+        /// Take whatever region a client asks for at CreateBucket and keep it as a label, instead of refusing
+        /// all but `node.region`.
+        any_region: bool = true,
+        /// Take requests signed with the old Signature Version 2, which boto3 still makes when it presigns for a custom
+        /// endpoint in `us-east-1`.
+        sigv2: bool = true,
+    }
+
+    /// Objects: how they are kept, and when what is deleted is freed.
+    store: StoreSettings {
+        /// Objects and parts of at most this many bytes live in the metadata (at most 16384).
+        inline_bytes_max: u64 = INLINE_BYTES_MAX as u64,
+        /// Larger ones of at most this many bytes are kept as 1+M whole copies instead of stripes (at most 131072).
+        copies_bytes_max: u64 = COPIES_BYTES_MAX,
+        /// Memory that all bodies on their way in may hold together, in bytes; further ones wait.
+        ingest_memory_bytes: u64 = 1 << 30,
+        /// How long a body waits for that memory before it is answered `503 SlowDown`, in milliseconds.
+        ingest_wait_ms: u64 = 20_000,
+        /// How long the bytes of a deleted object rest before they are freed, in milliseconds; a read that is
+        /// running meanwhile keeps them anyway.
+        garbage_quarantine_ms: u64 = 5_000,
+        /// How long a shard that nothing refers to (a crash left it) must be old before it is freed, in milliseconds.
+        orphan_grace_ms: u64 = 3_600_000,
+        /// How often drives are searched for such shards, in milliseconds; two searches must agree.
+        sweep_interval_ms: u64 = 1_800_000,
     }
 
     /// The admin endpoint: health, metrics, and what `granary status`, `drive` and `heal` talk to.

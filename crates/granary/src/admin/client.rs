@@ -1,0 +1,193 @@
+//! The admin client behind `granary status`, `drive`, `heal` and `health`: one signed request per connection.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use granary_access::{RootKeys, RootKeysError};
+use granary_types::{Clock as _, SystemClock};
+
+use super::auth::{Signed, sign};
+use super::runfile::RunFile;
+use crate::cli::NodeArgs;
+use crate::settings::{Settings, SettingsError};
+
+/// Bytes of an answer, at most.
+const ANSWER_BYTES_MAX: u64 = 64 << 20;
+/// Time to connect, and between bytes of an answer (adding a drive formats it, which takes seconds).
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const READ_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Why a command could not be carried out.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClientError {
+    /// The settings file.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The root keys.
+    #[error(transparent)]
+    Keys(#[from] RootKeysError),
+    /// No root keys to sign with.
+    #[error(
+        "no root keys: set GRANARY_ROOT_ACCESS_KEY and GRANARY_ROOT_SECRET_KEY, or name the node's data folder with \
+         --data (there is no {0})"
+    )]
+    NoKeys(PathBuf),
+    /// Nobody answers.
+    #[error("no node answers at {address}: {source}; is it running, and is --admin right?")]
+    Unreachable {
+        /// Where.
+        address: SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The connection broke, or what came is no HTTP.
+    #[error("the node at {address} gave no answer that makes sense: {why}")]
+    Garbled {
+        /// Where.
+        address: SocketAddr,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The node said no.
+    #[error("{message}")]
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// What it said.
+        message: String,
+    },
+    /// Standard output is gone.
+    #[error("output: {0}")]
+    Output(#[from] std::io::Error),
+}
+
+/// A node's admin endpoint, and the keys to it.
+pub(crate) struct Client {
+    address: SocketAddr,
+    data_dir: PathBuf,
+}
+
+/// Where the root keys are in a data folder.
+pub(crate) fn root_keys_file(data_dir: &Path) -> PathBuf {
+    data_dir.join("root-keys")
+}
+
+impl Client {
+    /// The node that the arguments mean: `--admin`, else the settings file, else what the node in the data
+    /// folder wrote when it started, else the default address.
+    ///
+    /// # Errors
+    /// [`ClientError::Settings`] if there is a settings file and it is wrong.
+    pub(crate) fn new(args: &NodeArgs) -> Result<Self, ClientError> {
+        let settings = match &args.config {
+            Some(path) => Some(Settings::read(path)?.overlay(std::env::vars())?),
+            None => None,
+        };
+        let data_dir = settings.as_ref().map_or_else(|| args.data.clone(), |settings| settings.node.data_dir.clone());
+        let address = args
+            .admin
+            .or_else(|| RunFile::read(&data_dir).map(|run| run.admin))
+            .or_else(|| settings.as_ref().map(|settings| settings.admin.listen))
+            .unwrap_or_else(|| Settings::default().admin.listen);
+        Ok(Self { address, data_dir })
+    }
+
+    /// The admin address.
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A signed request; the answer's body if the node agrees.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub(crate) fn request(&self, method: &str, path: &str, body: &serde_json::Value) -> Result<Vec<u8>, ClientError> {
+        let keys = self.keys()?;
+        let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+        let now_s = SystemClock.now().as_secs();
+        let authorization = sign(&keys, &Signed { method, path, body: &body }, now_s);
+        self.send(method, path, &format!("Authorization: {authorization}\r\n"), &body)
+    }
+
+    /// An unsigned GET.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub(crate) fn get_open(&self, path: &str) -> Result<Vec<u8>, ClientError> {
+        self.send("GET", path, "", &[])
+    }
+
+    fn keys(&self) -> Result<RootKeys, ClientError> {
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let access_key = variable("GRANARY_ROOT_ACCESS_KEY");
+        let secret = variable("GRANARY_ROOT_SECRET_KEY");
+        let file = root_keys_file(&self.data_dir);
+        if access_key.is_none() && secret.is_none() && !file.exists() {
+            return Err(ClientError::NoKeys(file));
+        }
+        Ok(RootKeys::obtain(access_key, secret, &file)?)
+    }
+
+    fn send(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Result<Vec<u8>, ClientError> {
+        let address = self.address;
+        let unreachable = |source| ClientError::Unreachable { address, source };
+        let mut stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT).map_err(unreachable)?;
+        stream.set_read_timeout(Some(READ_TIMEOUT)).map_err(unreachable)?;
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {address}\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(&[head.as_bytes(), body].concat()).map_err(unreachable)?;
+        let mut answer = Vec::new();
+        stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).map_err(unreachable)?;
+        let (status, body) = parse(&answer).map_err(|why| ClientError::Garbled { address, why: why.to_owned() })?;
+        if (200..300).contains(&status) {
+            return Ok(body.to_vec());
+        }
+        let message = serde_json::from_slice::<serde_json::Value>(body)
+            .ok()
+            .and_then(|value| value["error"].as_str().map(str::to_owned))
+            .unwrap_or_else(|| format!("the node answered with status {status}: {}", String::from_utf8_lossy(body).trim()));
+        Err(ClientError::Refused { status, message })
+    }
+}
+
+/// Status and body of a whole HTTP/1.1 answer. The admin port always tells the length.
+fn parse(answer: &[u8]) -> Result<(u16, &[u8]), &'static str> {
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").ok_or("it ends within the headers")?;
+    let head = std::str::from_utf8(&answer[..end]).map_err(|_| "its headers are not text")?;
+    let mut lines = head.split("\r\n");
+    let status = lines
+        .next()
+        .and_then(|line| line.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok())
+        .ok_or("it does not begin with an HTTP/1.1 status")?;
+    let length = lines
+        .filter_map(|line| line.split_once(':'))
+        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+        .and_then(|(_, value)| value.trim().parse::<usize>().ok())
+        .ok_or("it does not tell its length")?;
+    let body = answer[end + 4..].get(..length).ok_or("it is cut short")?;
+    Ok((status, body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_read_whole_or_not_at_all() {
+        assert_eq!(parse(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokX"), Ok((200, &b"ok"[..])));
+        assert_eq!(parse(b"HTTP/1.1 503 No\r\nA: b\r\nContent-Length: 0\r\n\r\n"), Ok((503, &b""[..])));
+        for bad in [
+            &b""[..],
+            b"HTTP/1.1 200 OK\r\n",
+            b"HTTP/1.1 200 OK\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok",
+            b"SSH-2.0\r\n\r\n",
+        ] {
+            assert!(parse(bad).is_err());
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! The admin endpoint: health and metrics for anybody who can reach it, everything else for the root keys.
+//!
+//! It answers from the moment the process runs (`/health/live`), long before the node serves (`/health/ready`).
+
+mod auth;
+pub(crate) mod client;
+mod drives;
+pub(crate) mod runfile;
+
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use bytes::Bytes;
+use granary_access::RootKeys;
+use granary_store::node::Node;
+use granary_types::{Clock as _, SystemClock};
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+
+use crate::metrics::Metrics;
+use auth::{Signed, Verifier};
+use drives::Selector;
+
+/// Bytes of a request's body, at most.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// What the endpoint answers from.
+pub(crate) struct Admin {
+    verifier: Verifier,
+    metrics: Arc<Metrics>,
+    node: OnceLock<Arc<Node>>,
+    draining: AtomicBool,
+    started: Instant,
+    face: Face,
+    drive_list: Option<crate::drive_list::DriveList>,
+}
+
+/// How the node shows itself, for `granary status`.
+#[derive(Debug, Clone)]
+pub(crate) struct Face {
+    /// S3 endpoint.
+    pub(crate) endpoint: String,
+    /// Plain HTTP beyond loopback.
+    pub(crate) plaintext_beyond_loopback: bool,
+    /// What keeps the root sealing key.
+    pub(crate) keys: String,
+}
+
+/// An answer that is not 200.
+struct Refusal(StatusCode, String);
+
+impl Refusal {
+    fn bad(message: impl Into<String>) -> Self {
+        Self(StatusCode::BAD_REQUEST, message.into())
+    }
+}
+
+type Answer = Result<Value, Refusal>;
+
+impl Admin {
+    /// An endpoint that has no node yet. `drive_list`: where added and replaced drives are to be remembered.
+    pub(crate) fn new(
+        keys: &RootKeys,
+        metrics: Arc<Metrics>,
+        face: Face,
+        drive_list: Option<crate::drive_list::DriveList>,
+    ) -> Self {
+        Self {
+            verifier: Verifier::new(keys),
+            metrics,
+            node: OnceLock::new(),
+            draining: AtomicBool::new(false),
+            started: Instant::now(),
+            face,
+            drive_list,
+        }
+    }
+
+    /// The node is open.
+    pub(crate) fn set_node(&self, node: Arc<Node>) {
+        assert!(self.node.set(node).is_ok(), "the node is set once");
+    }
+
+    /// Not ready any more.
+    pub(crate) fn set_draining(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Answers a request.
+    pub(crate) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let read = method == Method::GET || method == Method::HEAD;
+        Ok(match path.as_str() {
+            "/health/live" if read => text(StatusCode::OK, "live\n"),
+            "/health/ready" if read => match self.ready() {
+                Ok(()) => text(StatusCode::OK, "ready\n"),
+                Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("{why}\n")),
+            },
+            "/metrics" if read => self.metrics_page(),
+            _ => match self.authenticated(request).await {
+                Ok(value) => json_response(StatusCode::OK, &value),
+                Err(Refusal(status, message)) => json_response(status, &json!({ "error": message })),
+            },
+        })
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        if self.draining.load(Ordering::Acquire) {
+            return Err("draining".to_owned());
+        }
+        self.node.get().map_or_else(|| Err("starting".to_owned()), |node| node.ready())
+    }
+
+    fn metrics_page(&self) -> Response<Full<Bytes>> {
+        match self.metrics.render(self.node.get().map(AsRef::as_ref), self.ready().is_ok()) {
+            Ok(page) => {
+                let mut response = Response::new(Full::from(page));
+                let kind = http::HeaderValue::from_static(prometheus::TEXT_FORMAT);
+                response.headers_mut().insert(CONTENT_TYPE, kind);
+                response
+            }
+            Err(error) => {
+                tracing::error!(%error, "metrics could not be rendered");
+                text(StatusCode::INTERNAL_SERVER_ERROR, "metrics could not be rendered\n")
+            }
+        }
+    }
+
+    async fn authenticated(&self, request: Request<Incoming>) -> Answer {
+        let (head, body) = request.into_parts();
+        let body = Limited::new(body, BODY_BYTES_MAX)
+            .collect()
+            .await
+            .map_err(|error| Refusal::bad(format!("the request's body could not be read: {error}")))?
+            .to_bytes();
+        let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+        let header = head.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let signed = Signed { method: head.method.as_str(), path, body: &body };
+        self.verifier.verify(header, &signed, SystemClock.now().as_secs()).map_err(|denied| {
+            tracing::warn!(method = %head.method, path, reason = %denied, "admin request refused");
+            Refusal(StatusCode::FORBIDDEN, denied.to_string())
+        })?;
+        let body: Value = match body.is_empty() {
+            true => Value::Null,
+            false => serde_json::from_slice(&body).map_err(|error| Refusal::bad(format!("not JSON: {error}")))?,
+        };
+        let node = self.node.get();
+        let node = node.ok_or_else(|| Refusal(StatusCode::SERVICE_UNAVAILABLE, "the node is still starting".to_owned()))?;
+        tracing::info!(method = %head.method, path, "admin request");
+        self.route(&head.method, head.uri.path(), &body, node).await
+    }
+
+    async fn route(&self, method: &Method, path: &str, body: &Value, node: &Arc<Node>) -> Answer {
+        match (method.as_str(), path) {
+            ("GET", "/admin/v1/status") => Ok(self.status(node)),
+            ("GET", "/admin/v1/drives") => Ok(json!({ "drives": node.status().drives })),
+            ("POST", "/admin/v1/drives/add") => drives::add(node, body, self.drive_list.as_ref()).await,
+            ("POST", "/admin/v1/drives/replace") => drives::replace(node, body, self.drive_list.as_ref()).await,
+            ("POST", "/admin/v1/scrub") => {
+                let drive = match &body["drive"] {
+                    Value::Null => None,
+                    Value::String(name) => Some(Selector::parse(name).number(node)?),
+                    _ => return Err(Refusal::bad("`drive` must be text")),
+                };
+                Ok(json!({ "started": node.start_scrub(drive) }))
+            }
+            ("GET", "/admin/v1/scrub") => Ok(json!({ "scrubs": node.scrub_status() })),
+            ("POST", "/admin/v1/heal") => {
+                let deep = body["deep"].as_bool().unwrap_or(false);
+                Ok(json!({ "started": node.start_heal(deep) }))
+            }
+            ("GET", "/admin/v1/heal") => Ok(json!(node.heal_status())),
+            _ => Err(Refusal(StatusCode::NOT_FOUND, format!("there is no {method} {path}"))),
+        }
+    }
+
+    fn status(&self, node: &Node) -> Value {
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "pid": std::process::id(),
+            "uptime_s": self.started.elapsed().as_secs(),
+            "endpoint": self.face.endpoint,
+            "plaintext_beyond_loopback": self.face.plaintext_beyond_loopback,
+            "keys": self.face.keys,
+            "ready": self.ready().is_ok(),
+            "not_ready_because": self.ready().err(),
+            "node": node.status(),
+        })
+    }
+}
+
+fn text(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body.to_owned()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+fn json_response(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(format!("{value}\n")));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response
+}

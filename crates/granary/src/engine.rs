@@ -1,0 +1,67 @@
+//! Settings into what the engine and the front door are opened with.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use granary_access::Credentials;
+use granary_s3::{ConfigError, FrontConfig, RequestObserver, S3Service};
+use granary_store::node::{IoChoice, Node, NodeOptions};
+use granary_store::{ObjectStore, StoreOptions};
+
+use crate::metrics::Metrics;
+use crate::settings::{Engine, Settings};
+
+/// What the node is opened with.
+pub(crate) fn options(settings: &Settings) -> NodeOptions {
+    let Settings { node, drives, store, .. } = settings;
+    let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    NodeOptions {
+        drives: drives.paths.clone(),
+        segment_bytes: drives.segment_bytes,
+        reserve_bytes: drives.reserve_bytes,
+        limit_bytes: (drives.limit_bytes > 0).then_some(drives.limit_bytes),
+        io: match drives.engine {
+            Engine::Auto => IoChoice::Auto,
+            Engine::Uring => IoChoice::Uring,
+            Engine::Threads => IoChoice::Threads,
+        },
+        buffer_pool_bytes: size(drives.buffer_pool_bytes),
+        log_file_bytes: drives.log_file_bytes,
+        store: StoreOptions {
+            scheme: drives.erasure,
+            region: node.region.clone(),
+            inline_bytes_max: size(store.inline_bytes_max),
+            copies_bytes_max: store.copies_bytes_max,
+            ingest_memory_bytes: store.ingest_memory_bytes,
+            ingest_wait: Duration::from_millis(store.ingest_wait_ms),
+            garbage_quarantine: Duration::from_millis(store.garbage_quarantine_ms),
+            orphan_grace: Duration::from_millis(store.orphan_grace_ms),
+            sweep_interval: Duration::from_millis(store.sweep_interval_ms),
+            ..StoreOptions::default()
+        },
+    }
+}
+
+/// What the S3 listener serves.
+///
+/// # Errors
+/// [`ConfigError`] naming the setting that cannot be.
+pub(crate) fn front_door(
+    node: &Node,
+    credentials: Arc<Credentials>,
+    settings: &Settings,
+    metrics: Arc<Metrics>,
+) -> Result<S3Service, ConfigError> {
+    let store: Arc<dyn ObjectStore> = Arc::new(node.store().clone());
+    let observer: Arc<dyn RequestObserver> = metrics;
+    let config = FrontConfig {
+        region: settings.node.region.clone(),
+        any_region: settings.s3.any_region,
+        domains: settings.s3.domains.clone(),
+        allow_sigv2: settings.s3.sigv2,
+        in_flight_max: settings.s3.requests_max as usize,
+        host_id: node.cluster().to_string(),
+        ..FrontConfig::default()
+    };
+    granary_s3::service(store, credentials, config, Some(observer))
+}

@@ -1,0 +1,255 @@
+//! Every metric there is, in one file; the help text is the documentation.
+//!
+//! Requests are counted as they end ([`RequestObserver`]). Everything else is read from the engine's own counters when the
+//! page is asked for, so it costs nothing in between.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use granary_s3::RequestObserver;
+use granary_drive::api::DriveHealth;
+use granary_store::node::Node;
+use granary_store::node::status::DriveStatus;
+use prometheus::core::Collector;
+use prometheus::proto::MetricFamily;
+use prometheus::{Encoder as _, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, TextEncoder};
+
+use crate::server::ListenerStats;
+
+/// Upper bounds of the request time histogram, seconds.
+const SECONDS: [f64; 15] =
+    [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+
+/// The metrics of a process.
+pub(crate) struct Metrics {
+    requests: IntCounterVec,
+    seconds: HistogramVec,
+    bytes_in: IntCounter,
+    bytes_out: IntCounter,
+    started: Instant,
+    listener: OnceLock<Arc<ListenerStats>>,
+}
+
+impl Metrics {
+    /// All at zero.
+    ///
+    /// # Errors
+    /// [`prometheus::Error`] if two metrics had one name.
+    pub(crate) fn new() -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            requests: IntCounterVec::new(
+                Opts::new("granary_requests_total", "S3 requests answered, by operation and HTTP status class."),
+                &["op", "status"],
+            )?,
+            seconds: HistogramVec::new(
+                HistogramOpts::new(
+                    "granary_request_seconds",
+                    "Time from a request's head to the last byte of its answer, by operation.",
+                )
+                .buckets(SECONDS.to_vec()),
+                &["op"],
+            )?,
+            bytes_in: IntCounter::new("granary_request_bytes_total", "Bytes of request bodies.")?,
+            bytes_out: IntCounter::new("granary_response_bytes_total", "Bytes of response bodies.")?,
+            started: Instant::now(),
+            listener: OnceLock::new(),
+        })
+    }
+
+    /// Where connection counts come from.
+    pub(crate) fn set_listener(&self, stats: Arc<ListenerStats>) {
+        assert!(self.listener.set(stats).is_ok(), "the listener is set once");
+    }
+
+    /// The page in Prometheus' text format.
+    ///
+    /// # Errors
+    /// [`prometheus::Error`] from encoding.
+    pub(crate) fn render(&self, node: Option<&Node>, ready: bool) -> Result<Vec<u8>, prometheus::Error> {
+        let mut families = Vec::new();
+        families.extend(self.requests.collect());
+        families.extend(self.seconds.collect());
+        families.extend(self.bytes_in.collect());
+        families.extend(self.bytes_out.collect());
+        let mut page = Page { families };
+        page.info()?;
+        page.gauge("granary_ready", "1 while the node serves requests.", i64::from(ready))?;
+        page.gauge("granary_uptime_seconds", "Seconds since the process started.", signed(self.started.elapsed().as_secs()))?;
+        if let Some(listener) = self.listener.get() {
+            page.listener(listener)?;
+        }
+        if let Some(node) = node {
+            page.node(node)?;
+        }
+        let mut out = Vec::new();
+        TextEncoder::new().encode(&page.families, &mut out)?;
+        Ok(out)
+    }
+}
+
+impl RequestObserver for Metrics {
+    fn done(&self, op: &'static str, status: u16, bytes_in: u64, bytes_out: u64, micros: u64) {
+        let class = match status {
+            100..=199 => "1xx",
+            200..=299 => "2xx",
+            300..=399 => "3xx",
+            400..=499 => "4xx",
+            _ => "5xx",
+        };
+        self.requests.with_label_values(&[op, class]).inc();
+        self.seconds.with_label_values(&[op]).observe(micros as f64 / 1e6);
+        self.bytes_in.inc_by(bytes_in);
+        self.bytes_out.inc_by(bytes_out);
+    }
+}
+
+/// A page in the making.
+struct Page {
+    families: Vec<MetricFamily>,
+}
+
+type Added = Result<(), prometheus::Error>;
+
+impl Page {
+    fn gauge(&mut self, name: &str, help: &str, value: i64) -> Added {
+        let gauge = IntGauge::new(name, help)?;
+        gauge.set(value);
+        self.families.extend(gauge.collect());
+        Ok(())
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> Added {
+        let counter = IntCounter::new(name, help)?;
+        counter.inc_by(value);
+        self.families.extend(counter.collect());
+        Ok(())
+    }
+
+    /// One gauge per label value.
+    fn gauges(&mut self, name: &str, help: &str, label: &str, values: &[(String, i64)]) -> Added {
+        let gauges = IntGaugeVec::new(Opts::new(name, help), &[label])?;
+        values.iter().for_each(|(text, value)| gauges.with_label_values(&[text.as_str()]).set(*value));
+        self.families.extend(gauges.collect());
+        Ok(())
+    }
+
+    /// One counter per pair of label values.
+    fn counters(&mut self, name: &str, help: &str, labels: [&str; 2], values: &[(String, &str, u64)]) -> Added {
+        let counters = IntCounterVec::new(Opts::new(name, help), &labels)?;
+        values.iter().for_each(|(a, b, value)| counters.with_label_values(&[a.as_str(), b]).inc_by(*value));
+        self.families.extend(counters.collect());
+        Ok(())
+    }
+
+    fn info(&mut self) -> Added {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        self.gauges("granary_build_info", "1; the label tells the version.", "version", &[(version, 1)])
+    }
+
+    fn listener(&mut self, stats: &ListenerStats) -> Added {
+        let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        self.gauge("granary_connections_open", "Connections open on the S3 port.", signed(read(&stats.open)))?;
+        self.counter("granary_connections_total", "Connections accepted on the S3 port.", read(&stats.accepted))?;
+        self.counter(
+            "granary_connections_timed_out_total",
+            "Connections closed because the client was too slow.",
+            read(&stats.timed_out),
+        )?;
+        self.counter(
+            "granary_tls_handshakes_failed_total",
+            "TLS handshakes that came to nothing.",
+            read(&stats.handshakes_failed),
+        )
+    }
+
+    fn node(&mut self, node: &Node) -> Added {
+        let stats = node.store().stats();
+        for (name, help, counter) in [
+            ("granary_store_ingested_bytes_total", "Plaintext bytes taken in.", &stats.ingested_bytes),
+            ("granary_store_served_bytes_total", "Plaintext bytes given out.", &stats.served_bytes),
+            ("granary_store_inline_parts_total", "Parts kept in the index.", &stats.inline_parts),
+            ("granary_store_drive_parts_total", "Parts written to drives.", &stats.drive_parts),
+            ("granary_store_rebuilt_chunks_total", "Chunks that failed their tag and were rebuilt.", &stats.rebuilt_chunks),
+            ("granary_store_lost_chunks_total", "Chunks that could not be rebuilt: data loss.", &stats.lost_chunks),
+            ("granary_store_reaped_parts_total", "Garbage parts freed.", &stats.reaped_parts),
+            ("granary_store_orphan_shards_total", "Orphan shards freed.", &stats.orphan_shards),
+            ("granary_store_healed_parts_total", "Parts repaired.", &stats.healed_parts),
+            ("granary_store_heal_failures_total", "Parts that repair could not make whole.", &stats.heal_failures),
+        ] {
+            self.counter(name, help, counter.load(Ordering::Relaxed))?;
+        }
+
+        let status = node.status();
+        self.gauge("granary_buckets", "Buckets.", i64::try_from(status.buckets).unwrap_or(i64::MAX))?;
+        self.gauge("granary_drives_spare", "Drives that may be lost before data is.", status.drives_spare)?;
+        self.gauge("granary_heal_running", "1 while a repair walks the node.", i64::from(status.heal.running))?;
+        let queued = i64::try_from(status.heal.queued).unwrap_or(i64::MAX);
+        self.gauge("granary_heal_queued", "Damage reports waiting for repair.", queued)?;
+        let drives: Vec<_> = status.drives.iter().filter(|drive| !drive.retired).collect();
+        let each = |value: &dyn Fn(&DriveStatus) -> i64| -> Vec<(String, i64)> {
+            drives.iter().map(|drive| (format!("d{}", drive.number), value(drive))).collect()
+        };
+        self.gauges(
+            "granary_drive_online",
+            "1: reads and writes; 0: full, poisoned or offline.",
+            "drive",
+            &each(&|drive| i64::from(matches!(drive.health, DriveHealth::Online))),
+        )?;
+        self.gauges("granary_drive_total_bytes", "Size of the drive.", "drive", &each(&|d| signed(d.space.total_bytes)))?;
+        self.gauges("granary_drive_used_bytes", "Held by shards.", "drive", &each(&|d| signed(d.space.used_bytes)))?;
+        self.gauges(
+            "granary_drive_free_bytes",
+            "Still allocatable for shards, the reserve left out.",
+            "drive",
+            &each(&|d| signed(d.space.free_bytes)),
+        )?;
+        let mut values = Vec::new();
+        for (number, stats) in node.drive_stats() {
+            values.extend(stats.snapshot().into_iter().map(|(name, value)| (format!("d{number}"), name, value)));
+        }
+        self.counters(
+            "granary_drive_events_total",
+            "Counters of a drive by name (see DriveStats in granary-drive).",
+            ["drive", "event"],
+            &values,
+        )?;
+        let log: Vec<_> =
+            node.meta_stats().snapshot().into_iter().map(|(name, value)| ("local".to_owned(), name, value)).collect();
+        self.counters(
+            "granary_meta_events_total",
+            "Counters of the log and index by name (see MetaStats in granary-meta).",
+            ["log", "event"],
+            &log,
+        )
+    }
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_counted_by_operation_and_status_class() {
+        let metrics = Metrics::new().unwrap();
+        metrics.done("GetObject", 200, 0, 100, 1_500);
+        metrics.done("GetObject", 206, 0, 50, 500);
+        metrics.done("PutObject", 503, 7, 0, 500);
+        let page = String::from_utf8(metrics.render(None, true).unwrap()).unwrap();
+        for line in [
+            "granary_requests_total{op=\"GetObject\",status=\"2xx\"} 2",
+            "granary_requests_total{op=\"PutObject\",status=\"5xx\"} 1",
+            "granary_request_seconds_bucket{op=\"GetObject\",le=\"0.001\"} 1",
+            "granary_request_seconds_count{op=\"GetObject\"} 2",
+            "granary_request_bytes_total 7",
+            "granary_response_bytes_total 150",
+            "granary_ready 1",
+        ] {
+            assert!(page.lines().any(|found| found == line), "no `{line}` in\n{page}");
+        }
+    }
+}

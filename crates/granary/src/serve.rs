@@ -1,0 +1,317 @@
+//! A node's life: lock the data folder, bind, open the engine, serve, drain, close.
+//!
+//! The order matters. Listeners are bound before anything is opened, so that a wrong port is told at once; the admin
+//! port answers while recovery runs; `READY` is printed only when a request would be served. On SIGTERM or
+//! SIGINT no new connection is taken, requests in flight end (at most `node.drain_timeout_ms`), then the engine is closed. A
+//! second signal ends the process at once, which loses nothing that was acknowledged.
+
+use std::fs::{File, TryLockError};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use granary_access::{Credentials, Owner, RootKeys, RootKeysError};
+use granary_crypto::{CryptoError, FileKeyProvider, KeyProvider};
+use granary_store::node::{Node, NodeError};
+use granary_types::SystemClock;
+use hyper::service::service_fn;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::admin::client::root_keys_file;
+use crate::admin::runfile::RunFile;
+use crate::admin::{Admin, Face};
+use crate::cli::Preset;
+use crate::drive_list::DriveList;
+use crate::engine;
+use crate::metrics::Metrics;
+use crate::preset;
+use crate::server::tls::{self, TlsError};
+use crate::server::{Listener, Timeouts};
+use crate::settings::Settings;
+use crate::startup::Greeting;
+
+/// Connections to the admin port, at most.
+const ADMIN_CONNECTIONS_MAX: u32 = 64;
+/// The admin port's patience: its requests are small, its answers may take a drive's formatting.
+const ADMIN_TIMEOUTS: Timeouts =
+    Timeouts { header: Duration::from_secs(10), idle: Duration::from_secs(60), stall: Duration::from_secs(600) };
+/// Exit status after a second signal.
+const INTERRUPTED: i32 = 130;
+
+/// Why a node did not start, or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServeError {
+    /// The data folder.
+    #[error("data folder {path}: {source}")]
+    DataDir {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Another server has it.
+    #[error("another granary server{who} runs on {path}: stop it first, or use another --data (node.data_dir)")]
+    Locked {
+        /// The data folder.
+        path: PathBuf,
+        /// Its process id, if known.
+        who: String,
+    },
+    /// Root access keys.
+    #[error("root keys: {0}")]
+    RootKeys(#[from] RootKeysError),
+    /// Sealing key.
+    #[error("sealing key: {0}")]
+    Key(#[from] CryptoError),
+    /// The sealing key is gone though drives hold what is sealed with it.
+    #[error(
+        "the sealing key {key} is missing, and {drive} already holds data sealed with it: put the key file back, or set \
+         keys.root_key_file to where it is. No new key is made, since it could not open what is there"
+    )]
+    KeyMissing {
+        /// Where it should be.
+        key: PathBuf,
+        /// A drive that is in use.
+        drive: PathBuf,
+    },
+    /// A port.
+    #[error("cannot listen on {address} ({setting}): {source}")]
+    Listen {
+        /// Which.
+        address: std::net::SocketAddr,
+        /// The setting to change.
+        setting: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// TLS.
+    #[error("TLS: {0}")]
+    Tls(#[from] TlsError),
+    /// The engine.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// The preset's buckets.
+    #[error("preset: {0}")]
+    Preset(#[from] granary_store::StoreError),
+    /// The runtime, signals, standard output.
+    #[error("{what}: {source}")]
+    System {
+        /// What was being done.
+        what: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The S3 endpoint's settings.
+    #[error("s3: {0}")]
+    Front(#[from] granary_s3::ConfigError),
+    /// Two metrics with one name.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// The access keys do not fit the credentials table.
+    #[error("root keys: {0}")]
+    AccessKey(#[from] granary_access::AccessKeyError),
+}
+
+/// What to run.
+pub(crate) struct Start {
+    /// Checked settings.
+    pub(crate) settings: Settings,
+    /// Buckets to make.
+    pub(crate) preset: Option<Preset>,
+    /// Show the secret key.
+    pub(crate) show_secret: bool,
+    /// Where a developer's drives are remembered.
+    pub(crate) drive_list: Option<DriveList>,
+}
+
+/// A data folder that no other server uses. The lock goes with the process, however it ends.
+pub(crate) struct DataDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl DataDir {
+    /// Makes the folder if need be, and locks it.
+    ///
+    /// # Errors
+    /// [`ServeError::DataDir`], [`ServeError::Locked`].
+    pub(crate) fn lock(path: &Path) -> Result<Self, ServeError> {
+        let failed = |source| ServeError::DataDir { path: path.to_owned(), source };
+        std::fs::create_dir_all(path).map_err(failed)?;
+        let file = File::options().create(true).write(true).truncate(false).open(path.join("lock")).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: file }),
+            Err(TryLockError::WouldBlock) => {
+                let who = RunFile::read(path).map(|run| format!(" (pid {}, {})", run.pid, run.endpoint));
+                Err(ServeError::Locked { path: path.to_owned(), who: who.unwrap_or_default() })
+            }
+            Err(TryLockError::Error(source)) => Err(failed(source)),
+        }
+    }
+}
+
+/// Runs a node until it is told to stop.
+///
+/// # Errors
+/// [`ServeError`].
+pub(crate) fn run(start: Start, data: DataDir) -> Result<(), ServeError> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if start.settings.node.worker_threads > 0 {
+        builder.worker_threads(start.settings.node.worker_threads as usize);
+    }
+    let runtime = builder
+        .enable_all()
+        .thread_name("granary")
+        .build()
+        .map_err(|source| ServeError::System { what: "the runtime could not be started", source })?;
+    let ended = runtime.block_on(live(start, data));
+    // Connections that outlasted the drain are cut here.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    ended
+}
+
+async fn live(start: Start, data: DataDir) -> Result<(), ServeError> {
+    let Start { settings, preset, show_secret, drive_list } = start;
+    let from_environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let access_key = from_environment("GRANARY_ROOT_ACCESS_KEY");
+    let keys_from_environment = access_key.is_some();
+    let keys_file = std::path::absolute(root_keys_file(&data.path))
+        .map_err(|source| ServeError::DataDir { path: data.path.clone(), source })?;
+    let keys = RootKeys::obtain(access_key, from_environment("GRANARY_ROOT_SECRET_KEY"), &keys_file)?;
+
+    let s3 = &settings.s3;
+    let acceptor = match (&s3.tls_cert_file, &s3.tls_key_file) {
+        (Some(certificate), Some(key)) => Some(tls::acceptor(certificate, key)?),
+        _ => None,
+    };
+    let timeouts = Timeouts {
+        header: Duration::from_millis(s3.header_timeout_ms),
+        idle: Duration::from_millis(s3.idle_timeout_ms),
+        stall: Duration::from_millis(s3.stall_timeout_ms),
+    };
+    let listen = |address, setting| move |source| ServeError::Listen { address, setting, source };
+    let s3_listener =
+        Listener::bind(s3.listen, s3.connections_max, timeouts, acceptor).map_err(listen(s3.listen, "s3.listen, --listen"))?;
+    let admin_at = settings.admin.listen;
+    let admin_listener = Listener::bind(admin_at, ADMIN_CONNECTIONS_MAX, ADMIN_TIMEOUTS, None)
+        .map_err(listen(admin_at, "admin.listen, --admin"))?;
+    let admin_address = admin_listener.address();
+    let endpoint = format!("{}://{}", if settings.tls() { "https" } else { "http" }, s3_listener.address());
+
+    let provider: Arc<dyn KeyProvider> = Arc::new(sealing_key(&settings)?);
+    let metrics = Arc::new(Metrics::new()?);
+    metrics.set_listener(s3_listener.stats());
+    let face = Face {
+        endpoint: endpoint.clone(),
+        plaintext_beyond_loopback: settings.plaintext_beyond_loopback(),
+        keys: provider.describe(),
+    };
+    let admin = Arc::new(Admin::new(&keys, Arc::clone(&metrics), face, drive_list));
+    let (drain_admin, admin_drained) = watch::channel(false);
+    let (drain_s3, s3_drained) = watch::channel(false);
+    let admin_service = {
+        let admin = Arc::clone(&admin);
+        service_fn(move |request| Arc::clone(&admin).answer(request))
+    };
+    let admin_task = tokio::spawn(admin_listener.run(admin_service, admin_drained));
+    let mut signals = Signals::new()?;
+
+    let opening = Node::open(engine::options(&settings), provider, Arc::new(SystemClock));
+    let node = tokio::select! {
+        opened = opening => Arc::new(opened?),
+        () = signals.next() => return Ok(()), // nothing was acknowledged yet, so there is nothing to close
+    };
+    let status = node.status();
+    let owner = Owner::root(node.cluster());
+    if let Some(Preset::Ai) = preset {
+        preset::ai(node.store(), &owner).await?;
+    }
+    let credentials = Arc::new(Credentials::with_root(&keys.access_key, keys.secret.clone(), owner)?);
+    let service = engine::front_door(&node, credentials, &settings, Arc::clone(&metrics))?;
+    node.start_background();
+    admin.set_node(Arc::clone(&node));
+    let s3_task = tokio::spawn(s3_listener.run(service, s3_drained));
+
+    let run_file = RunFile { pid: std::process::id(), endpoint: endpoint.clone(), admin: admin_address };
+    run_file.write(&data.path).map_err(|source| ServeError::DataDir { path: data.path.clone(), source })?;
+    let greeting = Greeting {
+        keys: &keys,
+        keys_from_environment,
+        keys_file: &keys_file,
+        show_secret,
+        endpoint: &endpoint,
+        admin: &format!("http://{admin_address}"),
+        region: &settings.node.region,
+        engine: &format!("{} drives, erasure {}, drive I/O {}", status.drives.len(), status.scheme, status.io),
+        plaintext_beyond_loopback: settings.plaintext_beyond_loopback(),
+    };
+    print(&format!("{}READY {endpoint}\n", greeting.lines()))
+        .map_err(|source| ServeError::System { what: "standard output", source })?;
+    tracing::info!(%endpoint, admin = %admin_address, engine = greeting.engine, "ready");
+    for line in &status.recovery {
+        tracing::info!("recovery: {line}");
+    }
+
+    signals.next().await;
+    tracing::info!("draining");
+    admin.set_draining();
+    drain_s3.send_replace(true);
+    tokio::spawn(async move {
+        signals.next().await;
+        tracing::warn!("second signal: ending at once");
+        std::process::exit(INTERRUPTED);
+    });
+    let patience = Duration::from_millis(settings.node.drain_timeout_ms);
+    if tokio::time::timeout(patience, s3_task).await.is_err() {
+        tracing::warn!("requests were still in flight after node.drain_timeout_ms; their connections are cut");
+    }
+    node.close().await?;
+    drain_admin.send_replace(true);
+    // Health checks hold no state: a moment is enough for the last answer.
+    let _unfinished = tokio::time::timeout(Duration::from_secs(1), admin_task).await;
+    RunFile::remove(&data.path);
+    tracing::info!("ended in good order");
+    Ok(())
+}
+
+/// The root sealing key; made only where no drive holds anything yet.
+fn sealing_key(settings: &Settings) -> Result<FileKeyProvider, ServeError> {
+    let file = settings.root_key_file();
+    let in_use = settings.drives.paths.iter().find(|path| path.join("drive.json").exists());
+    match in_use {
+        Some(drive) if !file.exists() => Err(ServeError::KeyMissing { key: file, drive: drive.clone() }),
+        Some(_) => Ok(FileKeyProvider::open(&file)?),
+        None => Ok(FileKeyProvider::open_or_create(&file)?),
+    }
+}
+
+fn print(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    term: tokio::signal::unix::Signal,
+    int: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, ServeError> {
+        let failed = |source| ServeError::System { what: "signals", source };
+        Ok(Self {
+            term: signal(SignalKind::terminate()).map_err(failed)?,
+            int: signal(SignalKind::interrupt()).map_err(failed)?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
+}
