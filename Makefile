@@ -27,7 +27,7 @@ release: bootstrap ## Build the optimised binary
 	cargo build --release --locked -p granary
 
 demo: release ## Build, start, and run a training pipeline through a kill -9
-	@$(call with_python,tests/requirements.txt tests/demo/requirements.txt) && GRANARY_BIN="$(RELEASE_BIN)" tests/demo/run
+	@$(call with_python,tests/requirements.txt) && PYTHON="$$GRANARY_PYTHON" GRANARY_BIN="$(RELEASE_BIN)" tests/demo/run.sh
 
 test: bootstrap ## All tests: Rust, doctests, end to end with real S3 clients
 	@$(call with_python,tests/requirements.txt) && "$$GRANARY_PYTHON" scripts/test.py
