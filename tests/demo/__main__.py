@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -125,7 +126,7 @@ class Demo:
                 done += 1
                 bar("raw", done, len(files))
 
-        killer = threading.Thread(target=self.kill_when, args=(lambda: done >= kill_at, "during the upload"))
+        killer = threading.Thread(target=self.kill_when, args=(lambda: done >= kill_at, "during the upload"), daemon=True)
         killer.start()
         with ThreadPoolExecutor(UPLOADERS) as pool:
             list(pool.map(put, files))
@@ -356,6 +357,10 @@ def main() -> int:
         demo.run()
     except Wrong as wrong:
         say(f"\ndemo: WRONG: {wrong}")
+        return 1
+    except Exception:  # noqa: BLE001 - a client's error: shown whole, with what the server said
+        traceback.print_exc()
+        say(f"\ndemo: FAILED\n{demo.server.log_tail()}")
         return 1
     finally:
         demo.server.close()

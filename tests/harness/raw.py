@@ -6,6 +6,7 @@ For load: it costs a tenth of boto3's CPU, and says exactly what came back. A co
 
 from __future__ import annotations
 
+import base64
 import datetime
 import hashlib
 import hmac
@@ -79,7 +80,7 @@ class RawClient:
         path = "/" + bucket + ("/" + urllib.parse.quote(key, safe="/-_.~") if key else "")
         pairs = sorted((query or {}).items())
         text = "&".join(f"{_quote(name)}={_quote(value)}" for name, value in pairs)
-        signed = self._sign(method, path, text, headers or {}, body, unsigned)
+        signed = self.sign(method, path, text, headers or {}, body, "UNSIGNED-PAYLOAD" if unsigned else None)
         try:
             if self._connection is None:
                 self._connection = http.client.HTTPConnection(self.host, self.port, timeout=self.timeout)
@@ -95,10 +96,13 @@ class RawClient:
             self.close()
         return Reply(answer.status, {name.lower(): value for name, value in answer.getheaders()}, data)
 
-    def _sign(self, method: str, path: str, query: str, headers: dict[str, str], body: bytes, unsigned: bool):
+    def sign(
+        self, method: str, path: str, query: str, headers: dict[str, str], body: bytes, digest: str | None = None
+    ) -> dict[str, str]:
+        """All headers to send, signed; `digest` stands in for the payload's SHA-256."""
         now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
         day = now[:8]
-        digest = "UNSIGNED-PAYLOAD" if unsigned else hashlib.sha256(body).hexdigest() if body else EMPTY_SHA256
+        digest = digest or (hashlib.sha256(body).hexdigest() if body else EMPTY_SHA256)
         every = {name.lower(): value for name, value in headers.items()}
         every |= {"host": f"{self.host}:{self.port}", "x-amz-date": now, "x-amz-content-sha256": digest}
         if method in ("PUT", "POST"):
@@ -142,8 +146,6 @@ class RawClient:
     def delete_many(self, bucket: str, keys: list[str]) -> Reply:
         entries = "".join(f"<Object><Key>{key}</Key></Object>" for key in keys)
         body = f"<Delete>{entries}<Quiet>true</Quiet></Delete>".encode()
-        import base64
-
         md5 = base64.b64encode(hashlib.md5(body).digest()).decode()
         return self.request("POST", bucket, query={"delete": ""}, body=body, headers={"content-md5": md5})
 
