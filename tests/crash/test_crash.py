@@ -15,10 +15,18 @@ from tests.harness import Server
 from .driver import CrashRun
 
 
+# What is deleted or orphaned is freed within the test, so that freeing too is hit by kills.
+QUICK = {
+    "GRANARY_STORE_GARBAGE_QUARANTINE_MS": "200",
+    "GRANARY_STORE_ORPHAN_GRACE_MS": "1000",
+    "GRANARY_STORE_SWEEP_INTERVAL_MS": "500",
+}
+
+
 def crash(kills: int, **server_options) -> None:
     seed = os.environ.get("CRASH_SEED") or f"{random.SystemRandom().getrandbits(48):x}"
     print(f"crash: seed {seed} (CRASH_SEED={seed} repeats it), {kills} kills")
-    with Server(**server_options) as server:
+    with Server(env=QUICK, **server_options) as server:
         run = CrashRun(server, seed)
         try:
             run.run(kills)

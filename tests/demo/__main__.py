@@ -72,7 +72,7 @@ class Demo:
         self.options = options
         self.rng = random.Random(options.seed)
         self.home = scratch_dir("granary-demo-")
-        self.server = Server()
+        self.server = Server(defaults=True)
         self.ledger = Ledger(self.home / "ledger.jsonl")
         self.tally = Tally()
         self.losses: dict[int, float] = {}
@@ -111,8 +111,10 @@ class Demo:
     def ingest(self) -> None:
         """Single images with their labels, by boto3, several at a time; the server is killed in the midst of it, and
         boto3's own retries carry the upload over."""
+        have = {bucket["Name"] for bucket in self.store.s3.list_buckets()["Buckets"]}
         for bucket in BUCKETS:
-            self.store.s3.create_bucket(Bucket=bucket)
+            if bucket not in have:  # the preset makes them
+                self.store.s3.create_bucket(Bucket=bucket)
         files = list(data.raw_files().items())
         kill_at = self.rng.randrange(len(files) // 4, len(files) * 3 // 4)
         done = 0

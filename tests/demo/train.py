@@ -14,8 +14,6 @@ import sys
 import time
 from pathlib import Path
 
-from botocore.exceptions import ClientError
-
 from .ledger import Ledger
 from .loader import Loader, steps_of
 from .network import Network
@@ -47,17 +45,7 @@ def save(store: Store, network: Network, losses: list[float]) -> None:
     state = network.dump()
     store.put(ARTEFACTS, f"{folder(step)}/state.npz", state)
     marker = json.dumps({"step": step, "bytes": len(state), "losses": losses[-5:]}).encode()
-    try:
-        store.put(ARTEFACTS, f"{folder(step)}/COMPLETE", marker, IfNoneMatch="*")
-    except ClientError as error:
-        # A retry of our own request, whose first answer was cut off, finds the marker there already.
-        if error.response["Error"]["Code"] != "PreconditionFailed":
-            raise
-        if store.get(ARTEFACTS, f"{folder(step)}/COMPLETE") != marker:
-            raise
-        import hashlib
-
-        store.ledger.done(ARTEFACTS, f"{folder(step)}/COMPLETE", hashlib.sha256(marker).hexdigest(), len(marker))
+    store.put(ARTEFACTS, f"{folder(step)}/COMPLETE", marker, IfNoneMatch="*")
     say(event="saved", step=step)
     for old in complete_steps(store)[:-KEEP]:
         for name in ("COMPLETE", "state.npz"):

@@ -24,6 +24,8 @@ ACCESS_KEY = "GRANARYTESTROOT00001"
 SECRET_KEY = "tests/only+secret0123456789abcdefghijklmn"
 REGION = "us-east-1"
 READY_SECONDS_MAX = 120.0
+# Small segments make starts quick and reclaim frequent; `make demo` runs on the defaults.
+SMALL = {"GRANARY_DRIVES_SEGMENT_BYTES": str(64 << 20), "GRANARY_DRIVES_RESERVE_BYTES": str(64 << 20)}
 
 
 class ServerFailed(Exception):
@@ -91,20 +93,21 @@ class Server:
     """One server and its data directory.
 
     `command` is `dev` (the default) or, with `config`, `serve --config FILE`. `extra` is appended to the command
-    line, `env` to the environment. The directory is removed on close unless it was given or GRANARY_TEST_KEEP is set.
+    line, `env` to the environment, which has small segments unless `defaults` is set. The directory is removed on close unless it was given or GRANARY_TEST_KEEP is set.
     """
 
     def __init__(
         self,
         data: Path | None = None,
         *,
-        drives: int = 6,
+        drives: int | None = 6,
         erasure: str = "4+2",
         preset: str | None = "ai",
         extra: tuple[str, ...] = (),
         env: dict[str, str] | None = None,
         config: Path | None = None,
         binary: Path | None = None,
+        defaults: bool = False,
     ) -> None:
         self.binary = binary or find_binary()
         self._home = scratch_dir()
@@ -117,7 +120,7 @@ class Server:
         self.preset = preset
         self.extra = extra
         self.config = config
-        self.env = dict(env or {})
+        self.env = ({} if defaults else SMALL) | (env or {})
         self.starts = 0
         self.kills = 0
         self.process: subprocess.Popen[bytes] | None = None
@@ -142,9 +145,10 @@ class Server:
             "--data", str(self.data),
             "--listen", f"127.0.0.1:{self.port}",
             "--admin", f"127.0.0.1:{self.admin_port}",
-            "--drives", str(self.drives),
             "--erasure", self.erasure,
         ]  # fmt: skip
+        if self.drives is not None:
+            line += ["--drives", str(self.drives)]
         if self.preset:
             line += ["--preset", self.preset]
         return line + list(self.extra)
@@ -214,6 +218,14 @@ class Server:
         if self.running():
             self.stop()
         self.start()
+
+    def start_with_its_own_list(self) -> None:
+        """Starts without `--drives`: after drives were added or replaced, the data folder itself knows its drives."""
+        kept, self.drives = self.drives, None
+        try:
+            self.start()
+        finally:
+            self.drives = kept
 
     def close(self) -> None:
         if self.process is not None:
