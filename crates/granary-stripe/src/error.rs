@@ -49,6 +49,15 @@ pub enum StripeError {
         /// Which chunk.
         chunk: u64,
     },
+    /// Blocks with good checksums contradict each other, and without keys it cannot be told which is wrong:
+    /// reading the part (tags tell) finds out, and repair is then told the suspects.
+    #[error("part {part}, stripe {stripe}: blocks with good checksums contradict each other")]
+    Inconsistent {
+        /// Which part.
+        part: PartId,
+        /// Which of its stripes.
+        stripe: u64,
+    },
     /// A repaired shard did not read back as it should.
     #[error("part {part}, shard {index}: what repair wrote does not verify")]
     Unverified {
@@ -71,7 +80,9 @@ impl StripeError {
     pub const fn kind(&self) -> ErrorKind {
         match self {
             Self::Unavailable { .. } | Self::Full { .. } => ErrorKind::Unavailable,
-            Self::Corrupt { .. } | Self::Unauthentic { .. } | Self::Unverified { .. } => ErrorKind::Corrupt,
+            Self::Corrupt { .. } | Self::Unauthentic { .. } | Self::Inconsistent { .. } | Self::Unverified { .. } => {
+                ErrorKind::Corrupt
+            }
             Self::Invalid(_) => ErrorKind::Invalid,
             Self::Drive(error) => error.kind(),
         }

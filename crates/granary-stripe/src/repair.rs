@@ -32,6 +32,9 @@ pub struct RepairPlan {
     pub replace_down: bool,
     /// Shards (bits) to build anew on another drive whatever their state: their drive is to be emptied.
     pub move_away: u32,
+    /// Shards (bits) known to be wrong although their drives find nothing: reads told so, by tags
+    /// ([`crate::DamageReport`]).
+    pub suspects: u32,
 }
 
 /// What repair did.
@@ -69,6 +72,21 @@ pub struct OrphanPage {
     pub next: Option<ShardId>,
 }
 
+/// Which shards (bits) not to build on.
+#[derive(Debug, Clone, Copy)]
+struct Distrust {
+    /// Known to be bad somewhere: asked only where the others do not suffice, and checked by checksum.
+    avoid: u32,
+    /// Not asked at all: being built, or wrong in ways that checksums do not show.
+    never: u32,
+}
+
+impl Distrust {
+    const fn of(self, shards: u32) -> Self {
+        Self { avoid: self.avoid | shards, never: self.never | shards }
+    }
+}
+
 /// A shard's state, as repair finds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -90,7 +108,12 @@ impl StripeStore {
     /// drive that was written to. Nothing new is kept then, and nothing old is given up.
     pub async fn repair_part(&self, location: &PartLocation, plan: RepairPlan) -> Result<RepairOutcome> {
         let target = Target::new(location)?;
-        let states = self.assess(&target, plan.verify).await;
+        let mut states = self.assess(&target, plan.verify).await;
+        for (index, state) in states.iter_mut().enumerate() {
+            if *state == State::Good && plan.suspects & 1 << index != 0 {
+                *state = State::Damaged;
+            }
+        }
         let mut outcome = RepairOutcome {
             placement: target.placement.clone(),
             repaired: Vec::new(),
@@ -115,9 +138,11 @@ impl StripeStore {
             }
         }
         let bad: u32 = (0..target.width()).filter(|i| states[*i] != State::Good).map(|i| 1 << i).sum();
+        let mut distrust = Distrust { avoid: bad, never: plan.suspects };
         if !moves.is_empty() {
-            outcome.written_bytes += self.build(&target, &moves, bad).await?;
+            outcome.written_bytes += self.build(&target, &moves, distrust).await?;
             for (index, drive) in moves {
+                distrust = Distrust { avoid: distrust.avoid & !(1 << index), never: distrust.never & !(1 << index) };
                 let old = std::mem::replace(&mut outcome.placement.drives[index], drive);
                 outcome.placement.missing &= !(1 << index);
                 outcome.repaired.push(index as u8);
@@ -128,7 +153,8 @@ impl StripeStore {
         }
         for index in in_place {
             let now = Target { part: target.part, placement: outcome.placement.clone(), layout: target.layout };
-            outcome.written_bytes += self.replace_in_place(&now, index).await?;
+            outcome.written_bytes += self.replace_in_place(&now, index, distrust).await?;
+            distrust = Distrust { avoid: distrust.avoid & !(1 << index), never: distrust.never & !(1 << index) };
             outcome.repaired.push(index as u8);
         }
         count(&self.inner.stats.shards_repaired, outcome.repaired.len() as u64);
@@ -171,17 +197,17 @@ impl StripeStore {
 
     /// Replaces a damaged shard on its own drive, where no other drive is free: a good copy is made durable
     /// on another drive first, beside the shard that this one holds anyway.
-    async fn replace_in_place(&self, target: &Target, index: usize) -> Result<u64> {
+    async fn replace_in_place(&self, target: &Target, index: usize, distrust: Distrust) -> Result<u64> {
         let (own, shard) = (target.placement.drives[index], target.shard(index));
         let stage = self.emptiest(target, |no| no != own).ok_or(StripeError::Unavailable {
             what: "staging a shard for repair",
             have: 0,
             need: 1,
         })?;
-        let mut written_bytes = self.build(target, &[(index, stage)], 1 << index).await?;
+        let mut written_bytes = self.build(target, &[(index, stage)], distrust).await?;
         self.free_shard(own, shard).await?;
         // Now the shard on its own drive is missing, as far as a second attempt is concerned.
-        written_bytes += self.build(target, &[(index, own)], 1 << index).await?;
+        written_bytes += self.build(target, &[(index, own)], distrust).await?;
         self.free_shard(stage, shard).await?;
         Ok(written_bytes)
     }
@@ -191,11 +217,10 @@ impl StripeStore {
         Ok(within(self.inner.options.write_timeout, drive.store().free(vec![shard])).await?)
     }
 
-    /// Builds shards on the drives named, commits and verifies them. `bad` (bits): shards not to rely on.
-    /// Returns bytes written. On an error all that it made is freed.
-    async fn build(&self, target: &Target, moves: &[(usize, DriveNo)], bad: u32) -> Result<u64> {
+    /// Builds shards on the drives named, commits and verifies them. Returns bytes written. On an error all that it made is freed.
+    async fn build(&self, target: &Target, moves: &[(usize, DriveNo)], distrust: Distrust) -> Result<u64> {
         let mut made: Vec<(usize, DriveNo)> = Vec::new();
-        let result = self.build_and_verify(target, moves, bad, &mut made).await;
+        let result = self.build_and_verify(target, moves, distrust, &mut made).await;
         if result.is_err() {
             for (index, no) in made {
                 if let Err(error) = self.free_shard(no, target.shard(index)).await {
@@ -210,10 +235,10 @@ impl StripeStore {
         &self,
         target: &Target,
         moves: &[(usize, DriveNo)],
-        bad: u32,
+        distrust: Distrust,
         made: &mut Vec<(usize, DriveNo)>,
     ) -> Result<u64> {
-        let building: u32 = moves.iter().map(|(index, _)| 1u32 << index).sum();
+        let distrust = distrust.of(moves.iter().map(|(index, _)| 1u32 << index).sum());
         let mut placement = target.placement.clone();
         for (index, no) in moves {
             placement.drives[*index] = *no;
@@ -222,7 +247,7 @@ impl StripeStore {
         let new = Target { part: target.part, placement, layout: target.layout };
         let mut writers: BTreeMap<usize, Box<dyn ShardWriter>> = BTreeMap::new();
         for (index, no) in moves {
-            if let Some(writer) = self.create_or_adopt(target, &new, *index, *no, bad | building).await? {
+            if let Some(writer) = self.create_or_adopt(target, &new, *index, *no, distrust).await? {
                 writers.insert(*index, writer);
                 made.push((*index, *no));
             }
@@ -231,11 +256,11 @@ impl StripeStore {
             return Ok(0);
         }
         let wanted: u32 = writers.keys().map(|index| 1u32 << index).sum();
-        let sealed_meta = self.sealed_meta(target, bad | wanted).await?;
+        let sealed_meta = self.sealed_meta(target, distrust.avoid).await?;
         let block_bytes = target.layout.stripe(0).block_bytes;
         let _budget = self.inner.rebuild_budget(target.width() * block_bytes).await;
         for stripe in 0..target.layout.stripes() {
-            let mut gathered = self.gather_without(target, stripe, bad | building, building).await?;
+            let mut gathered = self.gather_without(target, stripe, distrust).await?;
             let codec = self.inner.codec(target.placement.scheme);
             if !codec.rebuild(&mut gathered.blocks, wanted, &self.inner.pool) {
                 return Err(gathered.too_few(target, stripe));
@@ -256,7 +281,7 @@ impl StripeStore {
             committed?;
         }
         for (index, _) in made.iter() {
-            if !self.is_right(&new, *index, bad | building).await? {
+            if !self.is_right(&new, *index, distrust).await? {
                 return Err(StripeError::Unverified { part: target.part, index: *index as u8 });
             }
         }
@@ -271,7 +296,7 @@ impl StripeStore {
         new: &Target,
         index: usize,
         no: DriveNo,
-        bad: u32,
+        distrust: Distrust,
     ) -> Result<Option<Box<dyn ShardWriter>>> {
         let shard = target.shard(index);
         let drive = self.inner.drives.get(no).ok_or(DriveError::NotFound(shard))?;
@@ -285,7 +310,7 @@ impl StripeStore {
         match within(limit, drive.store().create(spec.clone())).await {
             Ok(writer) => Ok(Some(writer)),
             Err(DriveError::Exists(_)) => {
-                if self.is_right(new, index, bad).await.unwrap_or(false) {
+                if self.is_right(new, index, distrust).await.unwrap_or(false) {
                     return Ok(None);
                 }
                 self.free_shard(no, shard).await?;
@@ -296,15 +321,15 @@ impl StripeStore {
     }
 
     /// Reads a shard back: whether its drive finds it clean, and whether every block is what the other
-    /// shards (those of `bad` left out where possible) decode to.
-    async fn is_right(&self, target: &Target, index: usize, bad: u32) -> Result<bool> {
+    /// shards decode to.
+    async fn is_right(&self, target: &Target, index: usize, distrust: Distrust) -> Result<bool> {
         let Some(drive) = target.readable(index, &self.inner.drives) else { return Ok(false) };
         let (state, _) = look_at(target, index, &drive, true).await;
         if state != State::Good {
             return Ok(false);
         }
         for stripe in 0..target.layout.stripes() {
-            let mut gathered = self.gather_without(target, stripe, bad | 1 << index, 1 << index).await?;
+            let mut gathered = self.gather_without(target, stripe, distrust.of(1 << index)).await?;
             let codec = self.inner.codec(target.placement.scheme);
             if !codec.rebuild(&mut gathered.blocks, 1 << index, &self.inner.pool) {
                 return Err(gathered.too_few(target, stripe));
@@ -319,18 +344,27 @@ impl StripeStore {
         Ok(true)
     }
 
-    /// A stripe's blocks from `k` shards outside `avoid`; if those do not suffice, from those outside
-    /// `never` too: a damaged shard may well be good in this stripe, and its checksums say so.
-    async fn gather_without(&self, target: &Target, stripe: u64, avoid: u32, never: u32) -> Result<Gathered> {
+    /// A stripe's blocks from trusted shards, one more than `k` where there is one, and then checked against
+    /// each other; if there are fewer than `k`, from the others too: a damaged shard may well be good in this
+    /// stripe, and its checksums say so.
+    async fn gather_without(&self, target: &Target, stripe: u64, distrust: Distrust) -> Result<Gathered> {
+        let Distrust { avoid, never } = distrust;
         let block_bytes = target.layout.stripe(stripe).block_bytes;
         let k = target.k();
-        let gathered = gather(&self.inner, target, stripe, 0..block_bytes, avoid, k, k).await;
-        if gathered.present() >= k || avoid == never {
-            return if gathered.present() >= k { Ok(gathered) } else { Err(gathered.too_few(target, stripe)) };
+        let mut gathered = gather(&self.inner, target, stripe, 0..block_bytes, avoid, k + 1, k).await;
+        if gathered.present() < k && avoid != never {
+            gathered = gather(&self.inner, target, stripe, 0..block_bytes, never, k + 1, k).await;
         }
-        let gathered = gather(&self.inner, target, stripe, 0..block_bytes, never, k, k).await;
         if gathered.present() < k {
             return Err(gathered.too_few(target, stripe));
+        }
+        let spare = gathered.blocks.iter().rposition(Option::is_some).filter(|_| gathered.present() > k);
+        if let Some((spare, read)) = spare.and_then(|spare| Some((spare, gathered.blocks[spare].take()?))) {
+            let codec = self.inner.codec(target.placement.scheme);
+            let decoded = codec.rebuild(&mut gathered.blocks, 1 << spare, &self.inner.pool);
+            if !decoded || gathered.blocks[spare].as_deref() != Some(&read[..]) {
+                return Err(StripeError::Inconsistent { part: target.part, stripe });
+            }
         }
         Ok(gathered)
     }
