@@ -232,7 +232,7 @@ fn parse(bytes: &[u8]) -> Result<(Content, ClusterId)> {
     if stored.crc32c != content_crc(&content) {
         return Err(format("the checksum does not match".into()));
     }
-    let cluster = content.cluster.parse().map_err(|e| format(format!("{e}")))?;
+    let cluster = content.cluster.parse::<ClusterId>().map_err(|e| format(format!("{e}")))?;
     Ok((content, cluster))
 }
 

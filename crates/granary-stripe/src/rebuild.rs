@@ -156,6 +156,9 @@ pub(crate) async fn rebuild_range(
             left_out |= 1 << block;
         }
         let mut gathered = gather(&inner, &target, stripe, wide.clone(), left_out, k, k).await;
+        if !target.placement.is_missing(block) && target.readable(block, &inner.drives).is_none() {
+            gathered.down += 1; // the block itself may come back
+        }
         let codec = inner.codec(target.placement.scheme);
         if !codec.rebuild(&mut gathered.blocks, 1 << block, &inner.pool) {
             return Err(gathered.too_few(&target, stripe));

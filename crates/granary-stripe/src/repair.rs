@@ -77,7 +77,7 @@ pub struct OrphanPage {
 struct Distrust {
     /// Known to be bad somewhere: asked only where the others do not suffice, and checked by checksum.
     avoid: u32,
-    /// Not asked at all: being built, or wrong in ways that checksums do not show.
+    /// Not asked at all: the one that is checked, or wrong in ways that checksums do not show.
     never: u32,
 }
 
@@ -238,7 +238,9 @@ impl StripeStore {
         distrust: Distrust,
         made: &mut Vec<(usize, DriveNo)>,
     ) -> Result<u64> {
-        let distrust = distrust.of(moves.iter().map(|(index, _)| 1u32 << index).sum());
+        // The old copy of what is built may serve where nothing else does: its checksums say where it is good.
+        let building: u32 = moves.iter().map(|(index, _)| 1u32 << index).sum();
+        let distrust = Distrust { avoid: distrust.avoid | building, ..distrust };
         let mut placement = target.placement.clone();
         for (index, no) in moves {
             placement.drives[*index] = *no;

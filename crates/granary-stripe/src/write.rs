@@ -6,7 +6,6 @@
 //! Dropping a writer aborts it. A `commit` that has begun runs to its end whether waited for or not; if
 //! nobody waits any more, what it committed is freed again.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -461,16 +460,14 @@ fn log_failed(inner: &Inner, part: PartId, index: usize, drive: DriveNo, error: 
 }
 
 /// A drive's call, or an error once `limit` is over.
-pub(crate) fn within<T>(
+pub(crate) async fn within<T>(
     limit: Duration,
     call: impl Future<Output = std::result::Result<T, DriveError>>,
-) -> impl Future<Output = std::result::Result<T, DriveError>> {
-    async move {
-        tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
-            Err(DriveError::Io {
-                what: format!("no answer from the drive in {limit:?}"),
-                source: Arc::new(std::io::ErrorKind::TimedOut.into()),
-            })
+) -> std::result::Result<T, DriveError> {
+    tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
+        Err(DriveError::Io {
+            what: format!("no answer from the drive in {limit:?}"),
+            source: Arc::new(std::io::ErrorKind::TimedOut.into()),
         })
-    }
+    })
 }
