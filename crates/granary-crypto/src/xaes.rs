@@ -51,7 +51,7 @@ impl XaesKey {
 mod tests {
     use super::*;
     use aes_gcm::aead::{Aead, Payload};
-    use aes_gcm::{Aes256Gcm, KeyInit as _};
+    use aes_gcm::Aes256Gcm;
 
     fn hex(bytes: &[u8]) -> String {
         bytes.iter().map(|b| format!("{b:02x}")).collect()

@@ -1,6 +1,6 @@
 //! A drive in memory that can fail in every way a drive fails, and a stand-in for the store above:
 //! chunks with a tag, payload that is a function of its offset.
-#![allow(dead_code)] // each test file uses its part of it
+#![allow(dead_code, unreachable_pub)] // each test file uses its part of it
 
 use std::collections::BTreeMap;
 use std::ops::Range;
