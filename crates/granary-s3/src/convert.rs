@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use time::format_description::FormatItem;
 use time::macros::format_description;
 
-use crate::error::invalid_argument;
+use crate::error::{bad_request, invalid_argument};
 
 /// Tags on a bucket, at most (S3's limit).
 pub(crate) const BUCKET_TAGS_MAX: usize = 50;
@@ -261,7 +261,7 @@ pub(crate) fn tags_from_set(set: Vec<dto::Tag>, max: usize) -> Result<Vec<(Strin
 fn check_tags(tags: &[(String, String)], max: usize) -> Result<(), S3Error> {
     let refuse = |code, message: Cow<'static, str>| Err(S3Error::with_message(code, message));
     if tags.len() > max {
-        return refuse(S3ErrorCode::BadRequest, format!("There can be at most {max} tags").into());
+        return Err(bad_request("BadRequest", format!("There can be at most {max} tags")));
     }
     for (i, (key, value)) in tags.iter().enumerate() {
         if key.is_empty() || key.chars().count() > TAG_KEY_CHARS_MAX {

@@ -57,8 +57,7 @@ fn has_claim(headers: &HeaderMap) -> bool {
 pub(crate) async fn verified<B>(parts: &Parts, body: B, bytes_max: usize) -> Result<Bytes, S3Error>
 where
     B: http_body::Body<Data = Bytes>,
-    StdError: From<B::Error>,
-    B::Error: std::error::Error + Send + Sync + 'static,
+    B::Error: Into<StdError>,
 {
     let document = Limited::new(body, bytes_max)
         .collect()

@@ -298,6 +298,11 @@ pub(crate) fn invalid_argument(message: impl Into<Cow<'static, str>>) -> S3Error
     S3Error::with_message(S3ErrorCode::InvalidArgument, message)
 }
 
+/// 400 with a code that s3s does not know.
+pub(crate) fn bad_request(code: &'static str, message: impl Into<Cow<'static, str>>) -> S3Error {
+    Answer::custom(400, code, message).into()
+}
+
 /// 400 `InvalidRequest`.
 pub(crate) fn invalid_request(message: impl Into<Cow<'static, str>>) -> S3Error {
     S3Error::with_message(S3ErrorCode::InvalidRequest, message)

@@ -136,7 +136,7 @@ fn chunk_size(line: &[u8]) -> Result<u64, ChunkError> {
 impl<B> Body for Rechunk<B>
 where
     B: Body<Data = Bytes> + Unpin,
-    StdError: From<B::Error>,
+    B::Error: Into<StdError>,
 {
     type Data = Bytes;
     type Error = StdError;

@@ -149,9 +149,8 @@ impl S3Service {
     pub async fn serve<B>(&self, request: Request<B>) -> Response<FrontBody>
     where
         B: http_body::Body<Data = Bytes> + Send + Sync + Unpin + 'static,
-        B::Error: std::error::Error + Send + Sync + 'static,
+        B::Error: Into<StdError>,
         Body: FromBody<B>,
-        StdError: From<B::Error>,
     {
         let shared = &*self.shared;
         let (mut parts, body) = request.into_parts();
@@ -267,6 +266,12 @@ impl hyper::service::Service<Request<hyper::body::Incoming>> for S3Service {
 pub trait FromBody<B> {
     /// The body.
     fn from_body(body: B) -> Self;
+}
+
+impl FromBody<Self> for Body {
+    fn from_body(body: Self) -> Self {
+        body
+    }
 }
 
 impl FromBody<hyper::body::Incoming> for Body {

@@ -1,6 +1,6 @@
 //! What can go wrong in the store. The S3 front door maps these to S3 codes in one exhaustive match.
 
-use granary_drive::DriveError;
+use granary_drive::api::DriveError;
 use granary_meta::command::Refusal;
 use granary_types::{ChecksumAlgorithm, ErrorKind, VersionId};
 

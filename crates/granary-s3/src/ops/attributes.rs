@@ -9,7 +9,7 @@ use s3s::{S3Error, S3ErrorCode};
 
 use crate::context::Cx;
 use crate::convert;
-use crate::error::{Fail, invalid_argument, invalid_request, not_implemented};
+use crate::error::{Fail, bad_request, invalid_argument, invalid_request, not_implemented};
 
 const ACL: HeaderName = HeaderName::from_static("x-amz-acl");
 const SSE: HeaderName = HeaderName::from_static("x-amz-server-side-encryption");
@@ -97,8 +97,8 @@ fn system_headers(headers: &HeaderMap) -> Result<SystemHeaders, S3Error> {
     };
     let website_redirect = text(headers, &WEBSITE_REDIRECT)?;
     if website_redirect.as_deref().is_some_and(|to| !["/", "http://", "https://"].iter().any(|p| to.starts_with(p))) {
-        return Err(S3Error::with_message(
-            S3ErrorCode::InvalidRedirectLocation,
+        return Err(bad_request(
+            "InvalidRedirectLocation",
             "The website redirect location must have a prefix of 'http://' or 'https://' or '/'.",
         ));
     }

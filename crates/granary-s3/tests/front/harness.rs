@@ -1,0 +1,97 @@
+//! What the tests of the front door share: a server over a store in memory, and a client that signs by hand.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use granary_access::{Credentials, Owner, Secret};
+use granary_s3::{FrontConfig, RequestObserver, S3Service, service};
+use granary_types::ClusterId;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+
+use crate::client::Client;
+use crate::twin::Twin;
+
+pub const ACCESS_KEY: &str = "GRANTESTACCESS";
+pub const SECRET_KEY: &str = "test/secret+key0123456789";
+
+/// What the observer was told: operation, status, bytes in, bytes out.
+pub type Seen = Arc<Mutex<Vec<(&'static str, u16, u64, u64)>>>;
+
+struct Recorder(Seen);
+
+impl RequestObserver for Recorder {
+    fn done(&self, op: &'static str, status: u16, bytes_in: u64, bytes_out: u64, _micros: u64) {
+        self.0.lock().unwrap().push((op, status, bytes_in, bytes_out));
+    }
+}
+
+/// A front door on a free port of the loopback interface. Stops when dropped.
+pub struct Server {
+    pub address: SocketAddr,
+    pub store: Arc<Twin>,
+    pub service: S3Service,
+    pub seen: Seen,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl Server {
+    pub fn start() -> Self {
+        Self::with(FrontConfig::default())
+    }
+
+    pub fn with(config: FrontConfig) -> Self {
+        let store = Arc::new(Twin::default());
+        let secret = Secret::new(SECRET_KEY.to_owned()).unwrap();
+        let owner = Owner::root(ClusterId([0xab; 16]));
+        let credentials = Arc::new(Credentials::with_root(ACCESS_KEY, secret, owner).unwrap());
+        let seen = Seen::default();
+        let observer: Arc<dyn RequestObserver> = Arc::new(Recorder(Arc::clone(&seen)));
+        let service = service(store.clone(), credentials, config, Some(observer)).unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        let accepted = service.clone();
+        runtime.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let service = accepted.clone();
+                tokio::spawn(async move {
+                    let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+                });
+            }
+        });
+        Self { address, store, service, seen, runtime: Some(runtime) }
+    }
+
+    pub fn client(&self) -> Client {
+        Client::new(self.address)
+    }
+
+    /// A server with one bucket, and its client.
+    pub fn with_bucket(name: &str) -> (Self, Client) {
+        let server = Self::start();
+        let client = server.client();
+        client.put(&format!("/{name}")).send().expect(200);
+        (server, client)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// The text inside the first `<name>` of a document.
+pub fn element<'a>(document: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = document.split_once(&format!("<{name}>"))?;
+    rest.split_once(&format!("</{name}>")).map(|(text, _)| text)
+}
+
+/// The texts inside every `<name>`.
+pub fn elements<'a>(document: &'a str, name: &str) -> Vec<&'a str> {
+    let (open, close) = (format!("<{name}>"), format!("</{name}>"));
+    document.split(&open).skip(1).filter_map(|rest| rest.split_once(&close).map(|(text, _)| text)).collect()
+}
