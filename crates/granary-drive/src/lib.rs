@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod buf;
+pub mod io;
 pub mod limits;
 pub mod raw;
 #[cfg(any(test, feature = "testing"))]
