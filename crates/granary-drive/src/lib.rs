@@ -5,13 +5,31 @@
 
 pub mod api;
 pub mod buf;
+mod chores;
+mod core;
+pub mod drive;
+mod header;
+pub mod identity;
+mod index;
 pub mod io;
 pub mod limits;
 pub mod raw;
+mod reader;
+mod reclaim;
+mod recover;
+pub mod rocks;
+mod space;
+pub mod stats;
+mod sync;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod writer;
 
 pub use api::{
     DriveError, DriveHealth, DriveSpace, Result, ShardInfo, ShardSpec, ShardStore, ShardWriter, VerifyReport,
 };
 pub use buf::{AlignedBuf, AlignedBytes, BufPool};
+pub use drive::{LocalDrive, OpenOptions};
+pub use recover::RecoveryReport;
+pub use rocks::sealed_env;
+pub use stats::DriveStats;

@@ -217,6 +217,14 @@ impl RawFile {
         self.fallocate(0, offset, len_bytes)
     }
 
+    /// Sets the length without reserving space, for file systems that cannot reserve.
+    ///
+    /// # Errors
+    /// What `ftruncate` answers.
+    pub fn set_len(&self, len_bytes: u64) -> io::Result<()> {
+        self.file.set_len(len_bytes)
+    }
+
     /// Gives the disk space of `offset..offset + len_bytes` back; it reads as zeros after.
     ///
     /// # Errors

@@ -246,7 +246,7 @@ impl Ring {
         // SAFETY: `EventFd` owns (a share of) its descriptor and always returns that one, so it stays open and
         // the same for as long as it is registered.
         let event = unsafe { AsyncFd::register_with_interest(event, Interest::READABLE) }
-            .map_err(|error| io::Error::other(error.to_string()))?;
+            .map_err(io::Error::from)?;
         runtime.spawn(reap(Reaper { ring: Arc::clone(&ring) }, event));
         Ok(ring)
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use granary_types::limits::{ALIGN_BYTES, CHUNK_BYTES};
+use granary_types::limits::ALIGN_BYTES;
 use granary_types::{Clock, DriveId, ShardId, SystemClock};
 use parking_lot::Mutex;
 
@@ -14,7 +14,8 @@ use crate::api::{
     DriveError, DriveHealth, DriveSpace, Result, ShardInfo, ShardSpec, ShardStore, ShardWriter, VerifyReport,
 };
 use crate::buf::{AlignedBuf, AlignedBytes};
-use crate::limits::{META_BYTES_MAX, READ_BYTES_MAX};
+use crate::limits::META_BYTES_MAX;
+use crate::reader::{check_chunk_offset, check_range};
 
 struct Stored {
     info: ShardInfo,
@@ -108,19 +109,6 @@ impl Inner {
     }
 }
 
-/// The checks that every store makes of a read.
-pub(crate) fn check_range(spec: &ShardSpec, offset: u64, len_bytes: usize) -> Result<()> {
-    let aligned = offset.is_multiple_of(ALIGN_BYTES as u64) && len_bytes.is_multiple_of(ALIGN_BYTES);
-    let end = offset.checked_add(len_bytes as u64);
-    if !aligned || len_bytes > READ_BYTES_MAX || end.is_none_or(|end| end > spec.shard_bytes) {
-        return Err(DriveError::Invalid(format!(
-            "read of {len_bytes} bytes at {offset} of shard {} ({} bytes): not aligned, too long, or outside",
-            spec.shard, spec.shard_bytes
-        )));
-    }
-    Ok(())
-}
-
 impl ShardStore for MemoryDrive {
     fn id(&self) -> DriveId {
         self.inner.id
@@ -173,9 +161,7 @@ impl ShardStore for MemoryDrive {
     fn read_verified(&self, shard: ShardId, offset: u64, len_bytes: usize) -> BoxFuture<'_, Result<AlignedBuf>> {
         // Nothing rots here but by `flip_bit`, which a test that uses this twin asks for: no CRCs are kept.
         async move {
-            if !offset.is_multiple_of(CHUNK_BYTES as u64) {
-                return Err(DriveError::Invalid(format!("verified read at {offset}: not a multiple of 64 KiB")));
-            }
+            check_chunk_offset(offset)?;
             self.inner.read(shard, offset, len_bytes)
         }
         .boxed()
