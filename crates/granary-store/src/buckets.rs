@@ -58,8 +58,8 @@ impl Inner {
         }
         let max_keys = request.max_keys.min(LIST_KEYS_MAX);
         let page = self
-            .index()
-            .list(bucket.id, &request.prefix, request.delimiter.as_deref(), request.after.as_deref(), max_keys)
+            .index()?
+            .list(bucket.id, &request.prefix, request.delimiter.as_deref(), request.after.as_deref(), max_keys as usize)
             .map_err(from_meta)?;
         Ok(ListPage { objects: page.objects, common_prefixes: page.common_prefixes, next_after: page.next_after })
     }
@@ -70,14 +70,14 @@ impl Inner {
             return Ok(ListVersionsPage::default());
         }
         let page = self
-            .index()
+            .index()?
             .list_versions(
                 bucket.id,
                 &request.prefix,
                 request.delimiter.as_deref(),
                 request.key_marker.as_deref(),
                 request.version_marker,
-                request.max_keys.min(LIST_KEYS_MAX),
+                request.max_keys.min(LIST_KEYS_MAX) as usize,
             )
             .map_err(from_meta)?;
         Ok(ListVersionsPage { versions: page.versions, common_prefixes: page.common_prefixes, next: page.next })
@@ -89,14 +89,14 @@ impl Inner {
             return Ok(ListUploadsPage::default());
         }
         let page = self
-            .index()
+            .index()?
             .list_uploads(
                 bucket.id,
                 &request.prefix,
                 request.delimiter.as_deref(),
                 request.key_marker.as_deref(),
                 request.upload_marker,
-                request.max_uploads.min(LIST_KEYS_MAX),
+                request.max_uploads.min(LIST_KEYS_MAX) as usize,
             )
             .map_err(from_meta)?;
         Ok(ListUploadsPage { uploads: page.uploads, common_prefixes: page.common_prefixes, next: page.next })

@@ -16,13 +16,17 @@ use granary_types::{ByteRange, PartLocation};
 use crate::active::ActiveGuard;
 use crate::api::{BodyOut, Result};
 use crate::error::StoreError;
-use crate::inner::{Inner, from_crypto, from_meta, from_stripe};
+use crate::inner::{Inner, from_crypto, from_stripe};
 use crate::stats::StoreStats;
 
 /// A part and the bytes of its payload that are wanted.
 pub(crate) struct Piece {
     pub(crate) part: PartRecord,
     pub(crate) range: ByteRange,
+    /// The sealed chunk of an inline part.
+    pub(crate) inline: Option<Bytes>,
+    /// Keeps the reaper away from a part on drives.
+    pub(crate) guard: Option<ActiveGuard>,
 }
 
 /// A part being read from drives.
@@ -32,7 +36,7 @@ struct Reading {
     cipher: ChunkCipher,
     range: ByteRange,
     stream: ChunkStream,
-    _guard: ActiveGuard,
+    _guard: Option<ActiveGuard>,
 }
 
 struct Egress {
@@ -87,7 +91,7 @@ impl Egress {
     }
 
     fn begin(&mut self, piece: Piece) -> Result<()> {
-        let Piece { part, range } = piece;
+        let Piece { part, range, inline, guard } = piece;
         if range.is_empty() {
             return Ok(());
         }
@@ -95,20 +99,18 @@ impl Egress {
         let cipher = ChunkCipher::new(&data_key, part.id);
         match &part.place {
             PartPlace::Inline => {
-                let sealed = self.inner.index().inline(part.id).map_err(from_meta)?;
-                let sealed = sealed.ok_or(StoreError::NoSuchKey { delete_marker: None })?;
+                let sealed = inline.ok_or(StoreError::NoSuchKey { delete_marker: None })?;
                 self.ready.push_back(open_inline(&cipher, &part, sealed, range)?);
             }
             PartPlace::Drives(placement) => {
-                let guard = self.inner.active.enter(part.id);
-                let layout = PartLayout::new(part.payload_bytes, placement.scheme);
+                let layout = PartLayout::new(part.payload_bytes, placement.scheme).map_err(from_stripe)?;
                 let location = PartLocation {
                     part: part.id,
                     payload_bytes: part.payload_bytes,
                     placement: placement.clone(),
                 };
-                let chunks = layout.chunk_of(range.start)..layout.chunk_of(range.end - 1) + 1;
-                let stream = self.inner.stripes.read_chunks(&location, chunks);
+                let chunks = layout.chunks_of(range.start..range.end);
+                let stream = self.inner.stripes.read_chunks(&location, chunks).map_err(from_stripe)?;
                 self.reading = Some(Reading { location, layout, cipher, range, stream, _guard: guard });
             }
         }
@@ -134,7 +136,7 @@ impl Reading {
     async fn open_run(&self, inner: &Inner, run: SealedRun, ready: &mut VecDeque<Bytes>) -> Result<()> {
         let SealedRun { first_chunk, chunks, slot_bytes, mut buf } = run;
         let mut bad = Vec::new();
-        for (i, slot) in buf.chunks_exact_mut(slot_bytes).take(chunks as usize).enumerate() {
+        for (i, slot) in buf.chunks_exact_mut(slot_bytes).take(chunks).enumerate() {
             if self.cipher.open(first_chunk + i as u64, slot).is_err() {
                 bad.push(i);
             }
@@ -144,7 +146,7 @@ impl Reading {
             rebuilt.push((i, self.rebuild(inner, first_chunk + i as u64).await?));
         }
         let whole = buf.freeze();
-        for i in 0..chunks as usize {
+        for i in 0..chunks {
             let place = self.layout.chunk(first_chunk + i as u64);
             let start = place.payload_start.max(self.range.start);
             let end = (place.payload_start + place.payload_bytes as u64).min(self.range.end);
@@ -164,24 +166,13 @@ impl Reading {
     /// Rebuilds one chunk from the other shards and opens it.
     async fn rebuild(&self, inner: &Inner, chunk: u64) -> Result<Bytes> {
         let part = self.location.part;
-        let candidates = inner.stripes.rebuild_chunk(&self.location, chunk).await.map_err(from_stripe);
-        let opened = candidates.and_then(|candidates| {
-            candidates
-                .into_iter()
-                .find_map(|mut slot| {
-                    self.cipher.open(chunk, &mut slot).ok()?;
-                    let len = slot.len();
-                    Some(slot.freeze().slice_bytes(0..len))
-                })
-                .ok_or_else(|| {
-                    StoreError::Corrupt(format!("chunk {chunk} of part {part} fails verification on every shard"))
-                })
-        });
+        let accept = |slot: &mut [u8]| self.cipher.open(chunk, slot).is_ok();
+        let opened = inner.stripes.rebuild_chunk(&self.location, chunk, accept).await.map_err(from_stripe);
         match opened {
-            Ok(bytes) => {
+            Ok(slot) => {
                 StoreStats::add(&inner.stats.rebuilt_chunks, 1);
                 tracing::warn!(%part, chunk, "a chunk failed verification and was rebuilt from the other shards");
-                Ok(bytes)
+                Ok(slot.into_bytes())
             }
             Err(error) => {
                 StoreStats::add(&inner.stats.lost_chunks, 1);

@@ -86,6 +86,9 @@ impl Inner {
             let (placement, digested) =
                 self.ingest_drives(id, scheme, &cipher, size_bytes, digests, claims, &mut body, meta).await?;
             StoreStats::add(&self.stats.drive_parts, 1);
+            if !placement.is_whole() {
+                self.heal.degraded_write.store(true, std::sync::atomic::Ordering::Release);
+            }
             (PartPlace::Drives(placement), None, digested)
         };
         StoreStats::add(&self.stats.ingested_bytes, size_bytes);

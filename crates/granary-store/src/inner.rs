@@ -8,7 +8,7 @@ use std::time::Duration;
 use granary_crypto::{BlobKey, BucketKey, KeyProvider, Secret32};
 use granary_meta::command::{Command, Outcome};
 use granary_meta::records::{BucketRecord, PartRecord};
-use granary_meta::{IndexHandle, MetaError, Proposer};
+use granary_meta::{Index, MetaError, Proposer};
 use granary_stripe::StripeStore;
 use granary_types::limits::{COPIES_BYTES_MAX, INLINE_BYTES_MAX};
 use granary_types::{BucketId, BucketName, Clock, Scheme, UploadId};
@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use crate::active::ActiveParts;
 use crate::api::Result;
 use crate::error::StoreError;
+use crate::heal::HealState;
 use crate::stats::StoreStats;
 
 /// Settings of the store.
@@ -68,7 +69,7 @@ const MANIFESTS_CACHED_MAX: usize = 256;
 /// The shared state behind [`crate::Store`].
 pub(crate) struct Inner {
     pub(crate) meta: Arc<dyn Proposer>,
-    pub(crate) stripes: Arc<StripeStore>,
+    pub(crate) stripes: StripeStore,
     pub(crate) provider: Arc<dyn KeyProvider>,
     pub(crate) header_key: BlobKey,
     pub(crate) clock: Arc<dyn Clock>,
@@ -76,6 +77,7 @@ pub(crate) struct Inner {
     pub(crate) active: Arc<ActiveParts>,
     pub(crate) stats: Arc<StoreStats>,
     pub(crate) ingest_memory: Arc<Semaphore>,
+    pub(crate) heal: Arc<HealState>,
     /// Drive folders, for the sealed tables kept beside the shards.
     pub(crate) folders: RwLock<Vec<PathBuf>>,
     pub(crate) table_lock: Mutex<()>,
@@ -89,11 +91,12 @@ pub(crate) const INGEST_UNIT_BYTES: u64 = 4096;
 impl Inner {
     pub(crate) fn new(
         meta: Arc<dyn Proposer>,
-        stripes: Arc<StripeStore>,
+        stripes: StripeStore,
         provider: Arc<dyn KeyProvider>,
         header_key: &Secret32,
         clock: Arc<dyn Clock>,
         options: StoreOptions,
+        heal: Arc<HealState>,
     ) -> Self {
         let units = usize::try_from(options.ingest_memory_bytes / INGEST_UNIT_BYTES)
             .unwrap_or(Semaphore::MAX_PERMITS)
@@ -108,6 +111,7 @@ impl Inner {
             active: Arc::default(),
             stats: Arc::default(),
             ingest_memory: Arc::new(Semaphore::new(units)),
+            heal,
             folders: RwLock::default(),
             table_lock: Mutex::new(()),
             bucket_keys: RwLock::default(),
@@ -115,13 +119,14 @@ impl Inner {
         }
     }
 
-    pub(crate) fn index(&self) -> IndexHandle {
-        self.meta.index()
+    /// The live index; `Unavailable` while it is being restored.
+    pub(crate) fn index(&self) -> Result<Arc<Index>> {
+        self.meta.index().load().map_err(from_meta)
     }
 
     /// The bucket of that name.
     pub(crate) fn bucket(&self, name: &BucketName) -> Result<Arc<BucketRecord>> {
-        self.index().bucket(name).map_err(from_meta)?.ok_or(StoreError::NoSuchBucket)
+        self.index()?.bucket(name).ok_or(StoreError::NoSuchBucket)
     }
 
     /// The bucket's key, unwrapped once and then kept.
@@ -145,9 +150,11 @@ impl Inner {
         if let Some(parts) = self.manifests.read().get(&id) {
             return Ok(Arc::clone(parts));
         }
-        let parts = self.index().manifest(id).map_err(from_meta)?;
-        let parts = parts.ok_or_else(|| StoreError::Corrupt(format!("manifest {id} is missing from the index")))?;
-        let parts = Arc::new(parts);
+        let parts = Arc::new(self.index()?.manifest(id).map_err(from_meta)?);
+        if parts.is_empty() {
+            // Its owner went between the look-up of the version and this one.
+            return Err(StoreError::NoSuchKey { delete_marker: None });
+        }
         let mut cache = self.manifests.write();
         if cache.len() >= MANIFESTS_CACHED_MAX {
             cache.clear();

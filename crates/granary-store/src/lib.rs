@@ -6,5 +6,26 @@
 pub mod api;
 pub mod error;
 
+mod active;
+mod buckets;
+mod condition;
+mod digest;
+mod egress;
+mod header;
+mod heal;
+mod ingest;
+mod inner;
+mod multipart;
+pub mod node;
+mod objects;
+mod reaper;
+mod stats;
+mod store;
+mod tables;
+
 pub use api::ObjectStore;
 pub use error::StoreError;
+pub use heal::HealMode;
+pub use inner::StoreOptions;
+pub use stats::StoreStats;
+pub use store::Store;

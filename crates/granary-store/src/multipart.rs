@@ -14,7 +14,7 @@ use crate::error::StoreError;
 use crate::header::PartOf;
 use crate::ingest::IngestSpec;
 use crate::inner::{Inner, from_meta};
-use crate::objects::{copy_body, put_response, shown, unexpected, with_default_retention};
+use crate::objects::{FoundSource, copy_body, put_response, shown, unexpected, with_default_retention};
 
 impl Inner {
     pub(crate) async fn create_upload(&self, request: CreateUploadRequest) -> Result<UploadRecord> {
@@ -43,7 +43,7 @@ impl Inner {
     }
 
     fn upload(&self, bucket: granary_types::BucketId, key: &ObjectKey, upload: UploadId) -> Result<UploadRecord> {
-        self.index().upload(bucket, key, upload).map_err(from_meta)?.ok_or(StoreError::NoSuchUpload)
+        self.index()?.upload(bucket, key, upload).map_err(from_meta)?.ok_or(StoreError::NoSuchUpload)
     }
 
     pub(crate) async fn upload_part(&self, request: UploadPartRequest) -> Result<PartRecord> {
@@ -90,11 +90,11 @@ impl Inner {
         number: u16,
     ) -> Result<(PartRecord, Option<VersionId>)> {
         check_number(number)?;
-        let (source_bucket, record, range) = self.copy_source(&source)?;
+        let FoundSource { bucket: source_bucket, record, inline, range } = self.copy_source(&source)?;
         let object = record.object().ok_or(StoreError::NoSuchKey { delete_marker: None })?;
         let target = self.bucket(bucket)?;
         self.upload(target.id, key, upload)?;
-        let body = self.read(&source_bucket, object, range).await?;
+        let body = self.read(&source_bucket, object, inline, range).await?;
         let request = UploadPartRequest {
             bucket: bucket.clone(),
             key: key.clone(),
@@ -153,7 +153,7 @@ impl Inner {
         let upload = self.upload(bucket.id, key, upload)?;
         let limit = limit.min(granary_types::limits::LIST_KEYS_MAX) as usize;
         // One more than asked tells whether there is more.
-        let mut parts = self.index().parts(upload.id, marker, limit + 1).map_err(from_meta)?;
+        let mut parts = self.index()?.parts(upload.id, marker, limit + 1).map_err(from_meta)?;
         let more = parts.len() > limit;
         parts.truncate(limit);
         let next = if more { parts.last().map(|(number, _)| *number).or(Some(marker)) } else { None };

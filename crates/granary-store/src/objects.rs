@@ -3,9 +3,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use granary_meta::command::{Command, Condition, Outcome, Refusal, VersionChange};
 use granary_meta::records::{
-    Attributes, BucketRecord, ObjectRecord, Parts, Retention, VersionBody, VersionRecord, Versioning,
+    Attributes, BucketRecord, ObjectRecord, PartPlace, PartRecord, Parts, Retention, VersionBody, VersionRecord,
+    Versioning,
 };
 use granary_types::limits::PART_BYTES_MAX;
 use granary_types::{BucketName, ByteRange, ObjectKey, Timestamp, VersionId};
@@ -35,6 +37,14 @@ pub(crate) fn with_default_retention(bucket: &BucketRecord, mut attributes: Attr
         attributes.retention = Some(Retention { mode, until });
     }
     attributes
+}
+
+/// The source of a copy: its bucket, version, inline chunk, and the range to copy.
+pub(crate) struct FoundSource {
+    pub(crate) bucket: Arc<BucketRecord>,
+    pub(crate) record: VersionRecord,
+    pub(crate) inline: Option<Bytes>,
+    pub(crate) range: ByteRange,
 }
 
 impl Inner {
@@ -76,7 +86,7 @@ impl Inner {
         if *condition == Condition::default() && !bucket.options.write_once {
             return Ok(());
         }
-        let current = self.index().current(bucket.id, key).map_err(from_meta)?;
+        let current = self.index()?.current(bucket.id, key).map_err(from_meta)?;
         let object = current.as_ref().and_then(VersionRecord::object);
         if bucket.options.write_once && object.is_some() {
             return Err(Refusal::WriteOnce.into());
@@ -102,31 +112,41 @@ impl Inner {
         key: &ObjectKey,
         version: Option<VersionId>,
     ) -> Result<VersionRecord> {
-        let index = self.index();
-        let Some(version) = version else {
-            let current = index.current(bucket.id, key).map_err(from_meta)?;
-            return match current {
-                Some(record) if record.is_delete_marker() => {
-                    Err(StoreError::NoSuchKey { delete_marker: Some(record.version) })
-                }
-                Some(record) => Ok(record),
-                None => Err(StoreError::NoSuchKey { delete_marker: None }),
-            };
+        let index = self.index()?;
+        let found = match version {
+            None => index.current(bucket.id, key),
+            Some(version) => index.version(bucket.id, key, version),
         };
-        match index.version(bucket.id, key, version).map_err(from_meta)? {
-            Some(record) if record.is_delete_marker() => {
-                Err(StoreError::IsDeleteMarker { version: record.version, created: record.created })
-            }
-            Some(record) => Ok(record),
-            None => Err(StoreError::NoSuchVersion),
-        }
+        must_be_object(found.map_err(from_meta)?, version)
     }
 
-    pub(crate) fn head(&self, request: &GetRequest) -> Result<(Arc<BucketRecord>, ObjectInfo)> {
+    /// As [`Inner::find`], with the inline chunk of an object that has one: read together, so that an
+    /// overwrite in between cannot part them.
+    pub(crate) fn find_with_inline(
+        &self,
+        bucket: &BucketRecord,
+        key: &ObjectKey,
+        version: Option<VersionId>,
+    ) -> Result<(VersionRecord, Option<Bytes>)> {
+        let index = self.index()?;
+        let found = match version {
+            None => index.current_with_inline(bucket.id, key),
+            Some(version) => index.version_with_inline(bucket.id, key, version),
+        };
+        let (found, inline) = found.map_err(from_meta)?.map_or((None, None), |f| (Some(f.version), f.inline));
+        Ok((must_be_object(found, version)?, inline))
+    }
+
+    pub(crate) fn head(&self, request: &GetRequest) -> Result<ObjectInfo> {
         let bucket = self.bucket(&request.bucket)?;
-        let VersionRecord { version, created, body } = self.find(&bucket, &request.key, request.version)?;
+        let record = self.find(&bucket, &request.key, request.version)?;
+        self.info(&bucket, record, request)
+    }
+
+    fn info(&self, bucket: &BucketRecord, record: VersionRecord, request: &GetRequest) -> Result<ObjectInfo> {
+        let VersionRecord { version, created, body } = record;
         let VersionBody::Object(object) = body else { return Err(StoreError::NoSuchKey { delete_marker: None }) };
-        let version = shown(&bucket, version);
+        let version = shown(bucket, version);
         check_read(&request.condition, &object.etag, created, version)?;
         let parts_count = match object.parts {
             Parts::Manifest { count, .. } => Some(count),
@@ -145,9 +165,7 @@ impl Inner {
             }
         };
         let partial = request.portion != Portion::Whole;
-        let info =
-            ObjectInfo { version, created, object: *object, range, partial, parts_count, part_checksum };
-        Ok((bucket, info))
+        Ok(ObjectInfo { version, created, object: *object, range, partial, parts_count, part_checksum })
     }
 
     fn part_range(
@@ -169,11 +187,11 @@ impl Inner {
     }
 
     /// The pieces of an object that cover `range`.
-    pub(crate) fn pieces(&self, object: &ObjectRecord, range: ByteRange) -> Result<VecDeque<Piece>> {
+    fn pieces(&self, object: &ObjectRecord, inline: Option<Bytes>, range: ByteRange) -> Result<VecDeque<Piece>> {
         let mut pieces = VecDeque::new();
         match &object.parts {
             Parts::Empty => {}
-            Parts::One(part) => pieces.push_back(Piece { part: (**part).clone(), range }),
+            Parts::One(part) => pieces.push_back(self.piece((**part).clone(), inline, range)?),
             Parts::Manifest { id, .. } => {
                 let mut start = 0u64;
                 for part in self.manifest(*id)?.iter() {
@@ -182,7 +200,7 @@ impl Inner {
                     let to = range.end.min(end);
                     if from < to {
                         let range = ByteRange { start: from - start, end: to - start };
-                        pieces.push_back(Piece { part: part.clone(), range });
+                        pieces.push_back(self.piece(part.clone(), None, range)?);
                     }
                     start = end;
                     if start >= range.end {
@@ -194,9 +212,28 @@ impl Inner {
         Ok(pieces)
     }
 
+    /// A piece that its part's reaper leaves alone until it is read.
+    fn piece(&self, part: PartRecord, inline: Option<Bytes>, range: ByteRange) -> Result<Piece> {
+        match part.place {
+            PartPlace::Inline => {
+                let inline = match inline {
+                    None if part.payload_bytes > 0 => self.index()?.inline(part.id).map_err(from_meta)?,
+                    inline => inline,
+                };
+                Ok(Piece { part, range, inline, guard: None })
+            }
+            PartPlace::Drives(_) => {
+                let guard = Some(self.active.enter(part.id));
+                Ok(Piece { part, range, inline: None, guard })
+            }
+        }
+    }
+
     pub(crate) async fn get(self: &Arc<Self>, request: GetRequest) -> Result<(ObjectInfo, BodyOut)> {
-        let (bucket, info) = self.head(&request)?;
-        let body = self.read(&bucket, &info.object, info.range).await?;
+        let bucket = self.bucket(&request.bucket)?;
+        let (record, inline) = self.find_with_inline(&bucket, &request.key, request.version)?;
+        let info = self.info(&bucket, record, &request)?;
+        let body = self.read(&bucket, &info.object, inline, info.range).await?;
         Ok((info, body))
     }
 
@@ -205,16 +242,17 @@ impl Inner {
         self: &Arc<Self>,
         bucket: &BucketRecord,
         object: &ObjectRecord,
+        inline: Option<Bytes>,
         range: ByteRange,
     ) -> Result<BodyOut> {
-        let pieces = self.pieces(object, range)?;
+        let pieces = self.pieces(object, inline, range)?;
         egress::body(self, self.bucket_key(bucket)?, pieces).await
     }
 
-    /// The source of a copy: its bucket, version, and the range to copy.
-    pub(crate) fn copy_source(&self, source: &CopySource) -> Result<(Arc<BucketRecord>, VersionRecord, ByteRange)> {
+    /// Looks up the source of a copy and checks its conditions.
+    pub(crate) fn copy_source(&self, source: &CopySource) -> Result<FoundSource> {
         let bucket = self.bucket(&source.bucket)?;
-        let record = self.find(&bucket, &source.key, source.version)?;
+        let (record, inline) = self.find_with_inline(&bucket, &source.key, source.version)?;
         let object = record.object().ok_or(StoreError::NoSuchKey { delete_marker: None })?;
         check_copy_source(&source.condition, &object.etag, record.created)?;
         let range = match source.range {
@@ -227,11 +265,11 @@ impl Inner {
         if range.len() > PART_BYTES_MAX {
             return Err(StoreError::EntityTooLarge { size_bytes: range.len(), max_bytes: PART_BYTES_MAX });
         }
-        Ok((bucket, record, range))
+        Ok(FoundSource { bucket, record, inline, range })
     }
 
     pub(crate) async fn copy(self: &Arc<Self>, request: CopyRequest) -> Result<CopyResponse> {
-        let (source_bucket, record, range) = self.copy_source(&request.source)?;
+        let FoundSource { bucket: source_bucket, record, inline, range } = self.copy_source(&request.source)?;
         let source_version = shown(&source_bucket, record.version);
         let source = record.object().ok_or(StoreError::NoSuchKey { delete_marker: None })?;
         let onto_itself = request.source.bucket == request.bucket
@@ -246,7 +284,7 @@ impl Inner {
         attributes.legal_hold = request.lock.legal_hold;
         attributes.owner = request.lock.owner;
         let algorithm = request.algorithm.or_else(|| source.checksum.as_ref().map(|checksum| checksum.algorithm));
-        let body = self.read(&source_bucket, source, range).await?;
+        let body = self.read(&source_bucket, source, inline, range).await?;
         let put = PutRequest {
             bucket: request.bucket,
             key: request.key,
@@ -303,6 +341,21 @@ impl Inner {
         let last = parts.last().map_or(after, |part| part.0);
         let next = (last < *count && !parts.is_empty()).then_some(last);
         Ok(ObjectParts { total: *count, parts, next })
+    }
+}
+
+/// A version found, as an object or the error that S3 gives instead.
+fn must_be_object(found: Option<VersionRecord>, version: Option<VersionId>) -> Result<VersionRecord> {
+    match (found, version) {
+        (Some(record), None) if record.is_delete_marker() => {
+            Err(StoreError::NoSuchKey { delete_marker: Some(record.version) })
+        }
+        (Some(record), Some(_)) if record.is_delete_marker() => {
+            Err(StoreError::IsDeleteMarker { version: record.version, created: record.created })
+        }
+        (Some(record), _) => Ok(record),
+        (None, None) => Err(StoreError::NoSuchKey { delete_marker: None }),
+        (None, Some(_)) => Err(StoreError::NoSuchVersion),
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use granary_drive::api::ShardStore;
 use granary_meta::command::Command;
 use granary_meta::records::PartOwner;
-use granary_types::{DriveNo, PartLocation, ShardId, Timestamp};
+use granary_types::{DriveNo, ShardId, Timestamp};
 
 use crate::api::Result;
 use crate::inner::{Inner, from_meta};
@@ -36,17 +36,16 @@ impl Inner {
         let now = self.clock.now();
         let rested = u64::try_from(self.options.garbage_quarantine.as_micros()).unwrap_or(u64::MAX);
         let mut done = Vec::new();
-        for (part, reference) in self.index().garbage(None, REAP_PARTS_MAX).map_err(from_meta)? {
+        for (part, reference) in self.index()?.garbage(None, REAP_PARTS_MAX).map_err(from_meta)? {
             let PartOwner::Garbage { since } = reference.owner else { continue };
             if since.0.saturating_add(rested) > now.0 || self.active.contains(part) {
                 continue;
             }
-            let location =
-                PartLocation { part, payload_bytes: reference.payload_bytes, placement: reference.placement };
-            match self.stripes.free_part(&location).await {
-                Ok(()) => done.push(part),
-                Err(error) => tracing::warn!(%part, %error, "garbage could not be freed; it stays for the next round"),
+            let outcome = self.stripes.free_part(part, &reference.placement).await;
+            if !outcome.left.is_empty() {
+                tracing::debug!(%part, drives = ?outcome.left, "shards on drives that are down are left to the sweep");
             }
+            done.push(part);
         }
         let freed = done.len();
         if freed > 0 {
@@ -94,7 +93,7 @@ impl Inner {
         if self.active.contains(shard.part) {
             return Ok(false);
         }
-        let reference = self.index().part_ref(shard.part).map_err(from_meta)?;
+        let reference = self.index()?.part_ref(shard.part).map_err(from_meta)?;
         Ok(match reference {
             None => true,
             Some(reference) => reference.placement.drives.get(usize::from(shard.index)) != Some(&no),
@@ -122,9 +121,10 @@ pub(crate) async fn run(inner: Arc<Inner>, stop: Arc<AtomicBool>, sweep_allowed:
         }
         let now = inner.clock.now();
         if sweep_allowed && now >= next_sweep {
-            for (no, drive) in inner.stripes.drives().all() {
+            for entry in inner.stripes.drives().all() {
+                let (no, drive) = (entry.no(), entry.store());
                 if drive.health().readable()
-                    && let Err(error) = inner.sweep_drive(no, &*drive, &mut sweep).await
+                    && let Err(error) = inner.sweep_drive(no, drive, &mut sweep).await
                 {
                     tracing::warn!(drive = %no, %error, "the orphan sweep of this drive will be tried again");
                 }

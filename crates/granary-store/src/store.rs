@@ -17,7 +17,9 @@ use crate::api::{
     ListUploadsRequest, ListVersionsPage, ListVersionsRequest, ObjectInfo, ObjectParts, ObjectStore, PutRequest,
     PutResponse, Result, UploadPartRequest,
 };
-use crate::inner::{Inner, StoreOptions, from_meta};
+use crate::heal::{HealMode, HealState};
+use crate::inner::{Inner, StoreOptions};
+use crate::node::status::HealStatus;
 use crate::stats::StoreStats;
 
 /// The object store of a node. Cheap to clone.
@@ -32,19 +34,54 @@ impl Store {
     #[must_use]
     pub fn new(
         meta: Arc<dyn Proposer>,
-        stripes: Arc<StripeStore>,
+        stripes: StripeStore,
         provider: Arc<dyn KeyProvider>,
         header_key: &Secret32,
         clock: Arc<dyn Clock>,
         options: StoreOptions,
     ) -> Self {
-        Self { inner: Arc::new(Inner::new(meta, stripes, provider, header_key, clock, options)) }
+        Self::with_heal(meta, stripes, provider, header_key, clock, options, Arc::default())
+    }
+
+    /// As [`Store::new`], with the repair queue that the stripes report damage to.
+    pub(crate) fn with_heal(
+        meta: Arc<dyn Proposer>,
+        stripes: StripeStore,
+        provider: Arc<dyn KeyProvider>,
+        header_key: &Secret32,
+        clock: Arc<dyn Clock>,
+        options: StoreOptions,
+        heal: Arc<HealState>,
+    ) -> Self {
+        Self { inner: Arc::new(Inner::new(meta, stripes, provider, header_key, clock, options, heal)) }
+    }
+
+    /// Walks all parts and repairs them, now.
+    ///
+    /// # Errors
+    /// What stopped the walk; parts that could not be repaired are told by [`Store::heal_status`].
+    pub async fn heal_now(&self, mode: HealMode) -> Result<()> {
+        self.inner.walk(mode, false).await
+    }
+
+    /// How far repair has come.
+    #[must_use]
+    pub fn heal_status(&self) -> HealStatus {
+        self.inner.heal.status()
     }
 
     /// Counters since start.
     #[must_use]
     pub fn stats(&self) -> Arc<StoreStats> {
         Arc::clone(&self.inner.stats)
+    }
+
+    /// Frees the garbage that has rested, now. Returns how many parts were freed.
+    ///
+    /// # Errors
+    /// The index's, or that the log takes no commands.
+    pub async fn reap_now(&self) -> Result<usize> {
+        self.inner.reap().await
     }
 
     /// The settings it runs with.
@@ -64,7 +101,7 @@ impl ObjectStore for Store {
     }
 
     fn list_buckets(&self) -> Result<Vec<Arc<BucketRecord>>> {
-        self.inner.index().list_buckets().map_err(from_meta)
+        Ok(self.inner.index()?.buckets())
     }
 
     fn delete_bucket<'a>(&'a self, name: &'a BucketName) -> BoxFuture<'a, Result<()>> {
@@ -84,7 +121,7 @@ impl ObjectStore for Store {
     }
 
     fn head(&self, request: GetRequest) -> BoxFuture<'_, Result<ObjectInfo>> {
-        std::future::ready(self.inner.head(&request).map(|(_, info)| info)).boxed()
+        std::future::ready(self.inner.head(&request)).boxed()
     }
 
     fn copy(&self, request: CopyRequest) -> BoxFuture<'_, Result<CopyResponse>> {

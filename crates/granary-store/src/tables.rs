@@ -1,16 +1,16 @@
 //! Small sealed files kept on every drive beside the shards: today the bucket table, which the last resort
 //! (a rebuild of the index from shard headers) needs for the buckets' keys and settings.
 
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use granary_crypto::BlobKey;
+use granary_drive::raw;
 use granary_meta::records::BucketRecord;
 use granary_types::frame;
 
 use crate::api::Result;
 use crate::error::StoreError;
-use crate::inner::{Inner, from_meta};
+use crate::inner::Inner;
 
 /// File name on each drive.
 pub(crate) const BUCKET_TABLE_FILE: &str = "buckets.sealed";
@@ -33,11 +33,11 @@ impl Inner {
         if folders.is_empty() {
             return Ok(());
         }
-        let buckets = self.index().list_buckets().map_err(from_meta)?;
+        let buckets = self.index()?.buckets();
         let buckets: Vec<&BucketRecord> = buckets.iter().map(AsRef::as_ref).collect();
         let bytes = encode(&self.header_key, &buckets)?;
         for folder in &folders {
-            if let Err(error) = write_file(&folder.join(BUCKET_TABLE_FILE), &bytes) {
+            if let Err(error) = raw::write_atomically(&folder.join(BUCKET_TABLE_FILE), &bytes) {
                 tracing::warn!(folder = %folder.display(), %error, "the bucket table was not written to this drive");
             }
         }
@@ -65,21 +65,6 @@ pub(crate) fn read(key: &BlobKey, path: &Path) -> Result<Vec<BucketRecord>> {
     postcard::from_bytes(&plain).map_err(|error| corrupt(error.to_string()))
 }
 
-/// Writes a file so that after a crash it is the old one or the new one: temporary file, sync, rename,
-/// sync of the folder.
-pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let temporary: PathBuf = path.with_extension("new");
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, path)?;
-    match path.parent() {
-        Some(folder) => std::fs::File::open(folder)?.sync_all(),
-        None => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,7 +75,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(BUCKET_TABLE_FILE);
         let key = BlobKey::new(&Secret32::random());
-        write_file(&path, &encode(&key, &[]).unwrap()).unwrap();
+        raw::write_atomically(&path, &encode(&key, &[]).unwrap()).unwrap();
         assert_eq!(read(&key, &path).unwrap(), Vec::new());
         assert!(read(&BlobKey::new(&Secret32::random()), &path).is_err());
         let mut bytes = std::fs::read(&path).unwrap();

@@ -1,18 +1,257 @@
-//! The node: drives, metadata and keys assembled. Face (bodies follow as the crates below land):
+//! The node: drives, metadata, keys and store put together, opened, watched and closed.
 //!
-//! # granary_store::node (being written by the lead; wire against this)
-//! pub struct NodeOptions { pub drives: Vec<PathBuf>, pub segment_bytes: u64, pub reserve_bytes: u64, pub limit_bytes: Option<u64> /*per drive, for tests and quotas*/,
-//!                          pub io: IoChoice /* Auto | Uring | Threads */, pub buffer_pool_bytes: usize, pub log_file_bytes: u64, pub store: StoreOptions }   // impl Default
-//! impl Node {
-//!   pub async fn open(options: NodeOptions, provider: Arc<dyn KeyProvider>, clock: Arc<dyn Clock>) -> Result<Node, NodeError>;   // formats blank folders on the very first start only
-//!   pub fn store(&self) -> &Store;                       // Store: Clone + ObjectStore
-//!   pub fn start_background(&self);                      // reaper, sweep, repair of reported damage
-//!   pub async fn close(&self) -> Result<(), NodeError>;  // after the listeners have drained
-//!   pub fn status(&self) -> NodeStatus;                  // Serialize; see crates/granary-store/src/node/status.rs (DriveStatus, HealStatus, ScrubStatus)
-//!   pub fn ready(&self) -> Result<(), String>;           // for /health/ready: enough drives up to write, metadata serving
-//!   pub async fn add_drive(&self, path: &Path) -> Result<DriveStatus, NodeError>;
-//!   pub async fn replace_drive(&self, number: u16, path: &Path) -> Result<DriveStatus, NodeError>; // retires `number`, formats `path`, starts a heal
-//!   pub fn start_heal(&self, deep: bool) -> bool;  pub fn heal_status(&self) -> HealStatus;
-//!   pub fn start_scrub(&self, drive: Option<u16>) -> bool;  pub fn scrub_status(&self) -> Vec<ScrubStatus>;
-//!   pub fn drive_stats(&self) -> Vec<(u16, Arc<DriveStats>)>; pub fn meta_stats(&self) -> Arc<MetaStats>; store().stats() -> Arc<StoreStats>
-//! }
+//! Guarantees: a blank folder is formatted on the node's very first start and never again without being asked
+//! (it may be a mount that is missing); the keyring lies on every drive; a drive that is not there when the
+//! node starts is offline, not forgotten.
+
+mod drives;
+mod open;
+pub mod status;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use granary_drive::DriveStats;
+use granary_drive::drive::LocalDrive;
+use granary_drive::io::IoEngine;
+use granary_meta::{MetaStats, MetaStore};
+use granary_types::limits::SEGMENT_BYTES_DEFAULT;
+use granary_types::{ClusterId, DriveId, DriveNo, ErrorKind};
+use parking_lot::Mutex;
+use tokio::task::JoinHandle;
+
+use crate::heal::HealMode;
+use crate::inner::StoreOptions;
+use crate::store::Store;
+use crate::{heal, reaper};
+use granary_crypto::Keyring;
+use status::{HealStatus, NodeStatus, ScrubStatus};
+
+/// How drive I/O is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IoChoice {
+    /// io_uring where it is permitted, else threads.
+    #[default]
+    Auto,
+    /// io_uring or not at all.
+    Uring,
+    /// A pool of threads with pread and pwrite.
+    Threads,
+}
+
+/// What a node is opened with.
+#[derive(Debug, Clone)]
+pub struct NodeOptions {
+    /// One folder per drive.
+    pub drives: Vec<PathBuf>,
+    /// Bytes of one segment file.
+    pub segment_bytes: u64,
+    /// Bytes kept back on each drive so that deletes, metadata and shutdown work when it is full.
+    pub reserve_bytes: u64,
+    /// Bytes that shards may take on each drive, if less than the file system has.
+    pub limit_bytes: Option<u64>,
+    /// How drive I/O is done.
+    pub io: IoChoice,
+    /// Bytes of idle buffers kept for reuse.
+    pub buffer_pool_bytes: usize,
+    /// Bytes of one log file.
+    pub log_file_bytes: u64,
+    /// The store's own settings.
+    pub store: StoreOptions,
+}
+
+impl Default for NodeOptions {
+    fn default() -> Self {
+        Self {
+            drives: Vec::new(),
+            segment_bytes: SEGMENT_BYTES_DEFAULT,
+            reserve_bytes: 1 << 30,
+            limit_bytes: None,
+            io: IoChoice::Auto,
+            buffer_pool_bytes: 256 << 20,
+            log_file_bytes: 64 << 20,
+            store: StoreOptions::default(),
+        }
+    }
+}
+
+/// Why a node could not be opened, or an administrative act not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The settings or the folders do not fit; says what would be right.
+    #[error("{0}")]
+    Config(String),
+    /// A drive's error.
+    #[error(transparent)]
+    Drive(#[from] granary_drive::api::DriveError),
+    /// The metadata's error.
+    #[error(transparent)]
+    Meta(#[from] granary_meta::MetaError),
+    /// A key's error.
+    #[error(transparent)]
+    Crypto(#[from] granary_crypto::CryptoError),
+    /// The store's error.
+    #[error(transparent)]
+    Store(#[from] crate::StoreError),
+    /// What the operating system answered.
+    #[error("{path}: {source}")]
+    Io {
+        /// With which file.
+        path: String,
+        /// The system's error.
+        source: std::io::Error,
+    },
+}
+
+impl NodeError {
+    /// The small kind.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Config(_) => ErrorKind::Invalid,
+            Self::Drive(error) => error.kind(),
+            Self::Meta(error) => error.kind(),
+            Self::Crypto(error) => error.kind(),
+            Self::Store(error) => error.kind(),
+            Self::Io { .. } => ErrorKind::Internal,
+        }
+    }
+}
+
+/// A drive of this node that is open.
+#[derive(Clone)]
+struct OpenDrive {
+    no: DriveNo,
+    id: DriveId,
+    path: PathBuf,
+    drive: Arc<LocalDrive>,
+}
+
+/// A node, open.
+pub struct Node {
+    options: NodeOptions,
+    cluster: ClusterId,
+    keyring: Keyring,
+    engine: Arc<dyn IoEngine>,
+    io: String,
+    clock: Arc<dyn granary_types::Clock>,
+    meta: Arc<MetaStore>,
+    store: Store,
+    open: Mutex<Vec<OpenDrive>>,
+    /// One administrative act on drives at a time.
+    acts: tokio::sync::Mutex<()>,
+    recovery: Vec<String>,
+    sweep_allowed: bool,
+    stop: Arc<AtomicBool>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+    scrubs: Arc<Mutex<Vec<ScrubStatus>>>,
+}
+
+impl Node {
+    /// The store. Cheap to clone.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The cluster it is, or belongs to.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
+    /// Starts the reaper, the orphan sweep and repair.
+    pub fn start_background(&self) {
+        let inner = &self.store.inner;
+        let mut tasks = self.tasks.lock();
+        tasks.push(tokio::spawn(reaper::run(Arc::clone(inner), Arc::clone(&self.stop), self.sweep_allowed)));
+        tasks.push(tokio::spawn(heal::run(Arc::clone(inner), Arc::clone(&self.stop))));
+        inner.resume_heal();
+    }
+
+    /// Ends background work, writes a checkpoint, flushes and closes the drives. The listeners must have
+    /// drained before.
+    ///
+    /// # Errors
+    /// The first error; everything is closed all the same.
+    pub async fn close(&self) -> Result<(), NodeError> {
+        self.stop.store(true, Ordering::Release);
+        let tasks: Vec<_> = self.tasks.lock().drain(..).collect();
+        for task in tasks {
+            task.abort();
+            let _ = task.await;
+        }
+        let meta = Arc::clone(&self.meta);
+        let closed = tokio::task::spawn_blocking(move || meta.close()).await;
+        let mut result = closed.map_err(joined).and_then(|closed| closed.map_err(NodeError::from));
+        let drives = self.open.lock().clone();
+        for open in drives {
+            use granary_drive::api::ShardStore as _;
+            if let Err(error) = open.drive.close().await {
+                tracing::warn!(drive = %open.no, %error, "closing the drive");
+                result = result.and(Err(error.into()));
+            }
+        }
+        result
+    }
+
+    /// Whether the node can take requests: metadata serving, and drives enough to write.
+    ///
+    /// # Errors
+    /// Why it cannot, in words.
+    pub fn ready(&self) -> Result<(), String> {
+        use granary_meta::Proposer as _;
+        self.meta.index().load().map_err(|error| error.to_string())?;
+        let scheme = self.options.store.scheme;
+        let writable =
+            self.store.inner.stripes.drives().all().iter().filter(|entry| entry.store().health().writable()).count();
+        if writable < scheme.write_quorum() {
+            return Err(format!("{writable} drives can be written, {} are needed for {scheme}", scheme.write_quorum()));
+        }
+        Ok(())
+    }
+
+    /// The node's state.
+    #[must_use]
+    pub fn status(&self) -> NodeStatus {
+        let mut status = status::empty(self.cluster, self.options.store.scheme, &self.options.store.region, &self.io);
+        status.drives = self.drive_statuses();
+        let scheme = self.options.store.scheme;
+        let usable = status.drives.iter().filter(|drive| drive.health.readable() && !drive.retired).count();
+        status.drives_spare = usable as i64 - scheme.k as i64;
+        status.heal = self.heal_status();
+        status.recovery.clone_from(&self.recovery);
+        status.buckets = self.store.inner.index().map_or(0, |index| index.buckets_count());
+        status
+    }
+
+    /// Begins a repair of the whole node in the background; `false` if one is running. `deep` reads and
+    /// checks every byte, otherwise drives are asked what they have.
+    pub fn start_heal(&self, deep: bool) -> bool {
+        self.store.inner.start_heal(if deep { HealMode::Deep } else { HealMode::Probe }, false)
+    }
+
+    /// How far repair has come.
+    #[must_use]
+    pub fn heal_status(&self) -> HealStatus {
+        self.store.inner.heal.status()
+    }
+
+    /// Counters of the open drives.
+    #[must_use]
+    pub fn drive_stats(&self) -> Vec<(u16, Arc<DriveStats>)> {
+        self.open.lock().iter().map(|open| (open.no.0, open.drive.stats())).collect()
+    }
+
+    /// Counters of the metadata.
+    #[must_use]
+    pub fn meta_stats(&self) -> Arc<MetaStats> {
+        self.meta.stats()
+    }
+}
+
+/// A task that ended by a panic.
+fn joined(error: tokio::task::JoinError) -> NodeError {
+    NodeError::Store(crate::StoreError::Internal(format!("a task ended early: {error}")))
+}

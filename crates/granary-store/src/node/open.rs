@@ -1,0 +1,350 @@
+//! Opening a node: survey of the folders, keyring, drives, metadata, drive table.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use bytes::Bytes;
+use granary_crypto::{KeyProvider, Keyring};
+use granary_drive::buf::BufPool;
+use granary_drive::drive::LocalDrive;
+use granary_drive::identity::Identity;
+use granary_drive::io::{self, EngineKind};
+use granary_drive::raw;
+use granary_meta::command::{Command, Outcome};
+use granary_meta::{IndexSource, MetaKey, MetaStore, MirrorFolder, OpenOptions, Proposer as _};
+use granary_stripe::{DriveSet, StripeOptions, StripeStore};
+use granary_types::{Clock, ClusterId, DriveId, DriveNo};
+use parking_lot::Mutex;
+
+use super::{IoChoice, Node, NodeError, NodeOptions, OpenDrive, joined};
+use crate::heal::HealState;
+use crate::store::Store;
+
+/// File name of the keyring on each drive.
+const KEYRING_FILE: &str = "keyring.json";
+/// Sub-folder of a drive for log, checkpoints and index.
+const META_FOLDER: &str = "meta";
+/// System record: the first start came to its end.
+const FORMATTED_RECORD: &str = "node/formatted";
+
+/// What a drive folder is.
+enum Folder {
+    /// Does not exist, or is empty.
+    Blank,
+    /// Has a `drive.json`.
+    Formatted(Identity),
+}
+
+impl Node {
+    /// Opens a node, or formats one on its first start.
+    ///
+    /// # Errors
+    /// [`NodeError::Config`] when the folders do not fit the settings, or the error of a drive, the
+    /// metadata or the key provider.
+    pub async fn open(
+        options: NodeOptions,
+        provider: Arc<dyn KeyProvider>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, NodeError> {
+        check(&options)?;
+        let (engine, io) = start_engine(options.io)?;
+        let mut folders = Vec::new();
+        for path in &options.drives {
+            folders.push((path.clone(), survey(path)?));
+        }
+        let mut recovery = Vec::new();
+        let keyring = keyring(&folders, &*provider, &*clock)?;
+        let cluster = keyring.cluster_id();
+        let any_formatted = folders.iter().any(|(_, folder)| matches!(folder, Folder::Formatted(_)));
+        // On the first start every folder is formatted; one that was cut short is gone on with (below).
+        let pool = BufPool::new(options.buffer_pool_bytes);
+        let maker = DriveMaker { options: &options, keyring: &keyring, cluster, engine: &engine, pool: &pool, clock: &clock };
+        let mut drives: Vec<(PathBuf, Arc<LocalDrive>)> = Vec::new();
+        let mut blank = Vec::new();
+        for (path, folder) in &folders {
+            match folder {
+                Folder::Blank if any_formatted => blank.push(path.clone()),
+                Folder::Blank => drives.push((path.clone(), maker.open(path, true, &mut recovery).await?)),
+                Folder::Formatted(_) => match maker.open(path, false, &mut recovery).await {
+                    Ok(drive) => drives.push((path.clone(), drive)),
+                    Err(error) if error.kind() == granary_types::ErrorKind::Invalid => return Err(error),
+                    Err(error) => {
+                        tracing::error!(path = %path.display(), %error, "this drive is offline");
+                        recovery.push(format!("drive {} is offline: {error}", path.display()));
+                    }
+                },
+            }
+        }
+        let meta_folders = drives
+            .iter()
+            .map(|(path, drive)| {
+                use granary_drive::api::ShardStore as _;
+                MirrorFolder { drive_id: drive.id(), path: path.join(META_FOLDER) }
+            })
+            .collect();
+        let (meta, report) = open_meta(&options, &keyring, meta_folders).await?;
+        recovery.extend(report.problems.iter().cloned());
+        if report.index == IndexSource::Fresh {
+            use granary_drive::api::ShardStore as _;
+            for (path, drive) in &drives {
+                if !drive.scan(None, 1).await?.is_empty() {
+                    return Err(NodeError::Config(format!(
+                        "drive {} holds objects, but no drive holds the metadata that names them: bring the drives with \
+                         the `meta` folders back, or rebuild what can be rebuilt from the drives alone",
+                        path.display()
+                    )));
+                }
+            }
+        }
+        // Where recovery had to work around something the sweep waits for a start without: what seems to be
+        // nobody's may be what the index has forgotten.
+        let sweep_allowed = report.problems.is_empty();
+        let formatted = meta.index().load()?.system(FORMATTED_RECORD)?.is_some();
+        if !formatted {
+            for path in blank.drain(..) {
+                let drive = maker.open(&path, true, &mut recovery).await?;
+                drives.push((path, drive));
+            }
+        }
+        for path in &blank {
+            let why = format!(
+                "drive folder {} is blank: it stays offline. If its mount is missing, mount it and restart; if the drive was \
+                 replaced, run `granary drive replace`",
+                path.display()
+            );
+            tracing::error!("{why}");
+            recovery.push(why);
+        }
+        let set = Arc::new(DriveSet::new());
+        let mut open = Vec::new();
+        for (path, drive) in drives {
+            let drive = register(&meta, &set, path, drive, &keyring).await?;
+            open.push(drive);
+        }
+        if !formatted {
+            let command = Command::SetSystem { name: FORMATTED_RECORD.to_owned(), value: Some(Bytes::from_static(b"1")) };
+            meta.propose(command).await?;
+        }
+        let heal = Arc::new(HealState::default());
+        let reports = Arc::clone(&heal);
+        let stripe_options =
+            StripeOptions { on_damage: Arc::new(move |report| reports.report(&report)), ..StripeOptions::default() };
+        let stripes = StripeStore::new(Arc::clone(&set), pool, stripe_options);
+        let header_key = header_key(&keyring);
+        let store = Store::with_heal(
+            Arc::clone(&meta) as Arc<dyn granary_meta::Proposer>,
+            stripes,
+            provider,
+            &header_key,
+            Arc::clone(&clock),
+            options.store.clone(),
+            heal,
+        );
+        *store.inner.folders.write() = open.iter().map(|open| open.path.clone()).collect();
+        store.inner.save_bucket_table();
+        let node = Self {
+            options,
+            cluster,
+            keyring,
+            engine,
+            io,
+            clock,
+            meta,
+            store,
+            open: Mutex::new(open),
+            acts: tokio::sync::Mutex::default(),
+            recovery,
+            sweep_allowed,
+            stop: Arc::new(AtomicBool::new(false)),
+            tasks: Mutex::default(),
+            scrubs: Arc::default(),
+        };
+        Ok(node)
+    }
+}
+
+/// The key that seals the metadata copies in shard headers.
+fn header_key(keyring: &Keyring) -> granary_crypto::Secret32 {
+    keyring.keys().drive_mac.derive("granary shard metadata", b"")
+}
+
+fn check(options: &NodeOptions) -> Result<(), NodeError> {
+    let scheme = options.store.scheme;
+    if options.drives.len() < scheme.width() {
+        return Err(NodeError::Config(format!(
+            "erasure scheme {scheme} needs {} drives, {} are configured: add drives, or choose K+M with K+M of at most {}",
+            scheme.width(),
+            options.drives.len(),
+            options.drives.len()
+        )));
+    }
+    let mut sorted: Vec<_> = options.drives.iter().collect();
+    sorted.sort();
+    if let Some(twice) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(NodeError::Config(format!("drive folder {} is configured twice", twice[0].display())));
+    }
+    Ok(())
+}
+
+fn start_engine(choice: IoChoice) -> Result<(Arc<dyn io::IoEngine>, String), NodeError> {
+    let detected = io::detect();
+    let kind = match choice {
+        IoChoice::Threads => EngineKind::Pool,
+        IoChoice::Uring if detected.kind != EngineKind::Ring => {
+            return Err(NodeError::Config(format!("io_uring is asked for and cannot be used here: {}", detected.why)));
+        }
+        IoChoice::Auto | IoChoice::Uring => detected.kind,
+    };
+    let line = match (kind, choice) {
+        (EngineKind::Ring, _) => "io_uring".to_owned(),
+        (EngineKind::Pool, IoChoice::Threads) => "threads (as configured)".to_owned(),
+        (EngineKind::Pool, _) => format!("threads ({})", detected.why),
+    };
+    Ok((io::start(kind), line))
+}
+
+fn survey(path: &Path) -> Result<Folder, NodeError> {
+    let io = |source| NodeError::Io { path: path.display().to_string(), source };
+    if let Some(identity) = Identity::load(path)? {
+        return Ok(Folder::Formatted(identity));
+    }
+    match std::fs::read_dir(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Folder::Blank),
+        Err(error) => Err(io(error)),
+        Ok(entries) => {
+            for entry in entries {
+                let name = entry.map_err(io)?.file_name();
+                // What an earlier first start that was cut short may have left, and what mkfs makes.
+                if name != KEYRING_FILE && name != "lost+found" && !name.to_string_lossy().ends_with(".new") {
+                    return Err(NodeError::Config(format!(
+                        "{} is neither empty nor a Granary drive (it has `{}` and no drive.json): name an empty folder",
+                        path.display(),
+                        name.to_string_lossy()
+                    )));
+                }
+            }
+            Ok(Folder::Blank)
+        }
+    }
+}
+
+/// The keyring: the newest valid copy on any drive, or a new one where no drive is formatted.
+fn keyring(
+    folders: &[(PathBuf, Folder)],
+    provider: &dyn KeyProvider,
+    clock: &dyn Clock,
+) -> Result<Keyring, NodeError> {
+    let copies: Vec<Vec<u8>> =
+        folders.iter().filter_map(|(path, _)| std::fs::read(path.join(KEYRING_FILE)).ok()).collect();
+    let formatted = folders.iter().any(|(_, folder)| matches!(folder, Folder::Formatted(_)));
+    if copies.is_empty() {
+        if formatted {
+            return Err(NodeError::Config(
+                "no drive has a keyring.json: without it nothing on the drives can be read; put a backup of it on a drive"
+                    .to_owned(),
+            ));
+        }
+        return Ok(Keyring::create(provider, ClusterId::random(), clock.now().as_micros())?);
+    }
+    Ok(Keyring::open_newest(copies.iter().map(Vec::as_slice), provider)?)
+}
+
+/// Puts the keyring on a drive, if it is not there already.
+pub(super) fn place_keyring(path: &Path, keyring: &Keyring) -> Result<(), NodeError> {
+    let file = path.join(KEYRING_FILE);
+    let bytes = keyring.to_bytes();
+    if std::fs::read(&file).is_ok_and(|there| there == bytes) {
+        return Ok(());
+    }
+    let io = |source| NodeError::Io { path: file.display().to_string(), source };
+    std::fs::create_dir_all(path).map_err(io)?;
+    raw::write_atomically(&file, &bytes).map_err(io)
+}
+
+/// What opening a drive takes.
+pub(super) struct DriveMaker<'a> {
+    pub(super) options: &'a NodeOptions,
+    pub(super) keyring: &'a Keyring,
+    pub(super) cluster: ClusterId,
+    pub(super) engine: &'a Arc<dyn io::IoEngine>,
+    pub(super) pool: &'a Arc<BufPool>,
+    pub(super) clock: &'a Arc<dyn Clock>,
+}
+
+impl DriveMaker<'_> {
+    /// Opens a drive, or formats a blank folder as one. The keyring goes first, so that no drive is ever
+    /// formatted without it.
+    pub(super) async fn open(
+        &self,
+        path: &Path,
+        format: bool,
+        recovery: &mut Vec<String>,
+    ) -> Result<Arc<LocalDrive>, NodeError> {
+        if format {
+            place_keyring(path, self.keyring)?;
+        }
+        let keys = self.keyring.keys();
+        let options = granary_drive::drive::OpenOptions {
+            path: path.to_owned(),
+            cluster_id: self.cluster,
+            format,
+            segment_bytes: self.options.segment_bytes,
+            reserve_bytes: self.options.reserve_bytes,
+            limit_bytes: self.options.limit_bytes,
+            index_key: *keys.drive_index.expose(),
+            header_key: Some(*keys.drive_mac.expose()),
+            engine: Arc::clone(self.engine),
+            pool: Arc::clone(self.pool),
+            clock: Arc::clone(self.clock),
+        };
+        let (drive, report) = LocalDrive::open(options).await?;
+        if let Some(line) = report.noteworthy() {
+            recovery.push(format!("drive {}: {line}", path.display()));
+        }
+        Ok(Arc::new(drive))
+    }
+}
+
+async fn open_meta(
+    options: &NodeOptions,
+    keyring: &Keyring,
+    folders: Vec<MirrorFolder>,
+) -> Result<(Arc<MetaStore>, granary_meta::RecoveryReport), NodeError> {
+    let keys = keyring.keys();
+    let mirrors = usize::from(options.store.scheme.m) + 1;
+    let mut open = OpenOptions::new(
+        folders,
+        mirrors,
+        MetaKey(*keys.log.expose()),
+        Some(MetaKey(*keys.index.expose())),
+    );
+    open.log_file_bytes = options.log_file_bytes;
+    let (meta, report) = tokio::task::spawn_blocking(move || MetaStore::open(open)).await.map_err(joined)??;
+    Ok((Arc::new(meta), report))
+}
+
+/// Gives a drive its number and puts it into the table.
+pub(super) async fn register(
+    meta: &Arc<MetaStore>,
+    set: &DriveSet,
+    path: PathBuf,
+    drive: Arc<LocalDrive>,
+    keyring: &Keyring,
+) -> Result<OpenDrive, NodeError> {
+    use granary_drive::api::ShardStore as _;
+    let id: DriveId = drive.id();
+    let known: Option<DriveNo> = meta.index().load()?.drive_number(id);
+    let no = match known {
+        Some(no) => no,
+        None => match meta.propose(Command::RegisterDrive { drive: id }).await? {
+            Outcome::Drive(no) => no,
+            other => {
+                return Err(NodeError::Store(crate::StoreError::Internal(format!("drive {id} got {other:?}"))));
+            }
+        },
+    };
+    place_keyring(&path, keyring)?;
+    set.insert(no, Arc::clone(&drive) as Arc<dyn granary_drive::api::ShardStore>);
+    Ok(OpenDrive { no, id, path, drive })
+}
