@@ -59,7 +59,7 @@ impl Inner {
         let max_keys = request.max_keys.min(LIST_KEYS_MAX);
         let page = self
             .index()?
-            .list(bucket.id, &request.prefix, request.delimiter.as_deref(), request.after.as_deref(), max_keys as usize)
+            .list(bucket.id, &request.prefix, request.delimiter.as_deref(), request.after.as_deref(), max_keys)
             .map_err(from_meta)?;
         Ok(ListPage { objects: page.objects, common_prefixes: page.common_prefixes, next_after: page.next_after })
     }
@@ -77,7 +77,7 @@ impl Inner {
                 request.delimiter.as_deref(),
                 request.key_marker.as_deref(),
                 request.version_marker,
-                request.max_keys.min(LIST_KEYS_MAX) as usize,
+                request.max_keys.min(LIST_KEYS_MAX),
             )
             .map_err(from_meta)?;
         Ok(ListVersionsPage { versions: page.versions, common_prefixes: page.common_prefixes, next: page.next })
@@ -96,7 +96,7 @@ impl Inner {
                 request.delimiter.as_deref(),
                 request.key_marker.as_deref(),
                 request.upload_marker,
-                request.max_uploads.min(LIST_KEYS_MAX) as usize,
+                request.max_uploads.min(LIST_KEYS_MAX),
             )
             .map_err(from_meta)?;
         Ok(ListUploadsPage { uploads: page.uploads, common_prefixes: page.common_prefixes, next: page.next })

@@ -31,12 +31,17 @@ pub(crate) struct Piece {
 
 /// A part being read from drives.
 struct Reading {
+    opener: Opener,
+    stream: ChunkStream,
+    _guard: Option<ActiveGuard>,
+}
+
+/// What opening a part's chunks takes.
+struct Opener {
     location: PartLocation,
     layout: PartLayout,
     cipher: ChunkCipher,
     range: ByteRange,
-    stream: ChunkStream,
-    _guard: Option<ActiveGuard>,
 }
 
 struct Egress {
@@ -75,7 +80,9 @@ impl Egress {
             }
             if let Some(reading) = &mut self.reading {
                 match reading.stream.next().await {
-                    Some(run) => reading.open_run(&self.inner, run.map_err(from_stripe)?, &mut self.ready).await?,
+                    Some(run) => {
+                        reading.opener.open_run(&self.inner, run.map_err(from_stripe)?, &mut self.ready).await?;
+                    }
                     None => self.reading = None,
                 }
                 continue;
@@ -111,7 +118,8 @@ impl Egress {
                 };
                 let chunks = layout.chunks_of(range.start..range.end);
                 let stream = self.inner.stripes.read_chunks(&location, chunks).map_err(from_stripe)?;
-                self.reading = Some(Reading { location, layout, cipher, range, stream, _guard: guard });
+                let opener = Opener { location, layout, cipher, range };
+                self.reading = Some(Reading { opener, stream, _guard: guard });
             }
         }
         Ok(())
@@ -131,7 +139,7 @@ fn open_inline(cipher: &ChunkCipher, part: &PartRecord, sealed: Bytes, range: By
     Ok(payload.slice(range.start as usize..range.end as usize))
 }
 
-impl Reading {
+impl Opener {
     /// Opens a run's chunks in place and queues the wanted bytes of each, uncopied.
     async fn open_run(&self, inner: &Inner, run: SealedRun, ready: &mut VecDeque<Bytes>) -> Result<()> {
         let SealedRun { first_chunk, chunks, slot_bytes, mut buf } = run;

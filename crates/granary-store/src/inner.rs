@@ -150,11 +150,9 @@ impl Inner {
         if let Some(parts) = self.manifests.read().get(&id) {
             return Ok(Arc::clone(parts));
         }
-        let parts = Arc::new(self.index()?.manifest(id).map_err(from_meta)?);
-        if parts.is_empty() {
-            // Its owner went between the look-up of the version and this one.
-            return Err(StoreError::NoSuchKey { delete_marker: None });
-        }
+        // If it is not there, its owner went between the look-up of the version and this one.
+        let parts = self.index()?.manifest(id).map_err(from_meta)?;
+        let parts = Arc::new(parts.ok_or(StoreError::NoSuchKey { delete_marker: None })?);
         let mut cache = self.manifests.write();
         if cache.len() >= MANIFESTS_CACHED_MAX {
             cache.clear();

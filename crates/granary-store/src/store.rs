@@ -101,7 +101,7 @@ impl ObjectStore for Store {
     }
 
     fn list_buckets(&self) -> Result<Vec<Arc<BucketRecord>>> {
-        Ok(self.inner.index()?.buckets())
+        Ok(self.inner.index()?.list_buckets())
     }
 
     fn delete_bucket<'a>(&'a self, name: &'a BucketName) -> BoxFuture<'a, Result<()>> {

@@ -33,7 +33,7 @@ impl Inner {
         if folders.is_empty() {
             return Ok(());
         }
-        let buckets = self.index()?.buckets();
+        let buckets = self.index()?.list_buckets();
         let buckets: Vec<&BucketRecord> = buckets.iter().map(AsRef::as_ref).collect();
         let bytes = encode(&self.header_key, &buckets)?;
         for folder in &folders {

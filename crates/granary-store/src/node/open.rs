@@ -30,10 +30,10 @@ const FORMATTED_RECORD: &str = "node/formatted";
 
 /// What a drive folder is.
 enum Folder {
-    /// Does not exist, or is empty.
+    /// Has none: missing, empty, or not a drive.
     Blank,
     /// Has a `drive.json`.
-    Formatted(Identity),
+    Formatted,
 }
 
 impl Node {
@@ -56,7 +56,7 @@ impl Node {
         let mut recovery = Vec::new();
         let keyring = keyring(&folders, &*provider, &*clock)?;
         let cluster = keyring.cluster_id();
-        let any_formatted = folders.iter().any(|(_, folder)| matches!(folder, Folder::Formatted(_)));
+        let any_formatted = folders.iter().any(|(_, folder)| matches!(folder, Folder::Formatted));
         // On the first start every folder is formatted; one that was cut short is gone on with (below).
         let pool = BufPool::new(options.buffer_pool_bytes);
         let maker = DriveMaker { options: &options, keyring: &keyring, cluster, engine: &engine, pool: &pool, clock: &clock };
@@ -66,7 +66,7 @@ impl Node {
             match folder {
                 Folder::Blank if any_formatted => blank.push(path.clone()),
                 Folder::Blank => drives.push((path.clone(), maker.open(path, true, &mut recovery).await?)),
-                Folder::Formatted(_) => match maker.open(path, false, &mut recovery).await {
+                Folder::Formatted => match maker.open(path, false, &mut recovery).await {
                     Ok(drive) => drives.push((path.clone(), drive)),
                     Err(error) if error.kind() == granary_types::ErrorKind::Invalid => return Err(error),
                     Err(error) => {
@@ -192,41 +192,23 @@ fn start_engine(choice: IoChoice) -> Result<(Arc<dyn io::IoEngine>, String), Nod
     let kind = match choice {
         IoChoice::Threads => EngineKind::Pool,
         IoChoice::Uring if detected.kind != EngineKind::Ring => {
-            return Err(NodeError::Config(format!("io_uring is asked for and cannot be used here: {}", detected.why)));
+            return Err(NodeError::Config(format!("io_uring is asked for and cannot be used here: {detected}")));
         }
         IoChoice::Auto | IoChoice::Uring => detected.kind,
     };
-    let line = match (kind, choice) {
-        (EngineKind::Ring, _) => "io_uring".to_owned(),
-        (EngineKind::Pool, IoChoice::Threads) => "threads (as configured)".to_owned(),
-        (EngineKind::Pool, _) => format!("threads ({})", detected.why),
+    let line = match choice {
+        IoChoice::Threads => "drive I/O uses a thread pool with pread/pwrite, as configured".to_owned(),
+        IoChoice::Auto | IoChoice::Uring => detected.to_string(),
     };
     Ok((io::start(kind), line))
 }
 
 fn survey(path: &Path) -> Result<Folder, NodeError> {
-    let io = |source| NodeError::Io { path: path.display().to_string(), source };
-    if let Some(identity) = Identity::load(path)? {
-        return Ok(Folder::Formatted(identity));
+    if Identity::load(path)?.is_some() {
+        return Ok(Folder::Formatted);
     }
-    match std::fs::read_dir(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Folder::Blank),
-        Err(error) => Err(io(error)),
-        Ok(entries) => {
-            for entry in entries {
-                let name = entry.map_err(io)?.file_name();
-                // What an earlier first start that was cut short may have left, and what mkfs makes.
-                if name != KEYRING_FILE && name != "lost+found" && !name.to_string_lossy().ends_with(".new") {
-                    return Err(NodeError::Config(format!(
-                        "{} is neither empty nor a Granary drive (it has `{}` and no drive.json): name an empty folder",
-                        path.display(),
-                        name.to_string_lossy()
-                    )));
-                }
-            }
-            Ok(Folder::Blank)
-        }
-    }
+    // Whether what is there is empty enough to be formatted is for the drive to say.
+    Ok(Folder::Blank)
 }
 
 /// The keyring: the newest valid copy on any drive, or a new one where no drive is formatted.
@@ -237,7 +219,7 @@ fn keyring(
 ) -> Result<Keyring, NodeError> {
     let copies: Vec<Vec<u8>> =
         folders.iter().filter_map(|(path, _)| std::fs::read(path.join(KEYRING_FILE)).ok()).collect();
-    let formatted = folders.iter().any(|(_, folder)| matches!(folder, Folder::Formatted(_)));
+    let formatted = folders.iter().any(|(_, folder)| matches!(folder, Folder::Formatted));
     if copies.is_empty() {
         if formatted {
             return Err(NodeError::Config(
@@ -285,22 +267,23 @@ impl DriveMaker<'_> {
             place_keyring(path, self.keyring)?;
         }
         let keys = self.keyring.keys();
-        let options = granary_drive::drive::OpenOptions {
-            path: path.to_owned(),
-            cluster_id: self.cluster,
-            format,
-            segment_bytes: self.options.segment_bytes,
-            reserve_bytes: self.options.reserve_bytes,
-            limit_bytes: self.options.limit_bytes,
-            index_key: *keys.drive_index.expose(),
-            header_key: Some(*keys.drive_mac.expose()),
-            engine: Arc::clone(self.engine),
-            pool: Arc::clone(self.pool),
-            clock: Arc::clone(self.clock),
-        };
-        let (drive, report) = LocalDrive::open(options).await?;
-        if let Some(line) = report.noteworthy() {
-            recovery.push(format!("drive {}: {line}", path.display()));
+        let mut options = granary_drive::drive::OpenOptions::new(
+            path,
+            self.cluster,
+            *keys.drive_index.expose(),
+            Arc::clone(self.engine),
+            Arc::clone(self.pool),
+        );
+        options.format = format;
+        options.segment_bytes = self.options.segment_bytes;
+        options.reserve_bytes = self.options.reserve_bytes;
+        options.limit_bytes = self.options.limit_bytes;
+        options.header_key = Some(zeroize::Zeroizing::new(*keys.drive_mac.expose()));
+        options.clock = Arc::clone(self.clock);
+        let drive = tokio::task::spawn_blocking(move || LocalDrive::open(options)).await.map_err(joined)??;
+        let report = drive.recovery();
+        if report.rebuilt.is_some() || report.lost > 0 {
+            recovery.push(format!("drive {}: {report}", path.display()));
         }
         Ok(Arc::new(drive))
     }
