@@ -4,7 +4,7 @@
 //! what it did, counts as repaired only what was read back and verified, and names what it could not repair.
 //! Old shards are freed only after the new placement is in the log.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use granary_meta::command::{Command, Refusal};
 use granary_meta::records::{PartOwner, PartRef};
-use granary_stripe::{DamageReport, RepairPlan};
+use granary_stripe::{DamageKind, DamageReport, RepairPlan};
 use granary_types::{DriveNo, PartId, PartLocation};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -68,7 +68,8 @@ pub(crate) struct HealState {
 #[derive(Default)]
 struct Queue {
     order: VecDeque<PartId>,
-    known: HashSet<PartId>,
+    /// Parts that wait, with the shards (bits) that are known to be wrong.
+    known: HashMap<PartId, u32>,
 }
 
 /// What repairing one part did.
@@ -83,16 +84,20 @@ impl HealState {
     /// Queues a part that damage was met in. Never blocks.
     pub(crate) fn report(&self, report: &DamageReport) {
         let mut queue = self.queue.lock();
-        if queue.order.len() < QUEUE_PARTS_MAX && queue.known.insert(report.part) {
+        let wrong = if report.kind == DamageKind::Corrupt { 1u32.checked_shl(report.index.into()).unwrap_or(0) } else { 0 };
+        if let Some(suspects) = queue.known.get_mut(&report.part) {
+            *suspects |= wrong;
+        } else if queue.order.len() < QUEUE_PARTS_MAX {
+            queue.known.insert(report.part, wrong);
             queue.order.push_back(report.part);
         }
     }
 
-    fn next(&self) -> Option<PartId> {
+    fn next(&self) -> Option<(PartId, u32)> {
         let mut queue = self.queue.lock();
         let part = queue.order.pop_front()?;
-        queue.known.remove(&part);
-        Some(part)
+        let suspects = queue.known.remove(&part).unwrap_or(0);
+        Some((part, suspects))
     }
 
     /// A copy of the status.
@@ -166,7 +171,7 @@ impl Inner {
                 if cursor.mode == HealMode::Missing && !self.is_suspect(&reference)? {
                     continue;
                 }
-                match self.heal_part(part, cursor.mode == HealMode::Deep).await {
+                match self.heal_part(part, cursor.mode == HealMode::Deep, 0).await {
                     Ok(healed) => {
                         cursor.written_shards += healed.written_shards;
                         cursor.written_bytes += healed.written_bytes;
@@ -238,14 +243,17 @@ impl Inner {
     }
 
     /// Makes one part whole. A part that is gone in the meantime is nothing to repair.
-    async fn heal_part(&self, part: PartId, verify: bool) -> Result<Healed> {
+    async fn heal_part(&self, part: PartId, verify: bool, suspects: u32) -> Result<Healed> {
         let _guard = self.active.enter(part);
         let Some(reference) = self.index()?.part_ref(part).map_err(from_meta)? else { return Ok(Healed::default()) };
         if matches!(reference.owner, PartOwner::Garbage { .. }) {
             return Ok(Healed::default());
         }
         let from = reference.placement;
-        let plan = RepairPlan { verify, replace_down: false, move_away: self.retired_bits(&from.drives)? };
+        // More suspects than parity could make good would leave nothing to repair from: look for oneself then.
+        let suspects = if suspects.count_ones() <= u32::from(from.scheme.m) { suspects } else { 0 };
+        let move_away = self.retired_bits(&from.drives)?;
+        let plan = RepairPlan { verify, replace_down: false, move_away, suspects };
         let location = PartLocation { part, payload_bytes: reference.payload_bytes, placement: from.clone() };
         let outcome = self.stripes.repair_part(&location, plan).await.map_err(|error| {
             StoreStats::add(&self.stats.heal_failures, 1);
@@ -289,11 +297,11 @@ fn note(failures: &mut Vec<String>, failure: String) {
 /// Repairs what is reported, and what degraded writes left, until `stop` is set.
 pub(crate) async fn run(inner: Arc<Inner>, stop: Arc<AtomicBool>) {
     while !stop.load(Ordering::Acquire) {
-        while let Some(part) = inner.heal.next() {
+        while let Some((part, suspects)) = inner.heal.next() {
             if stop.load(Ordering::Acquire) {
                 return;
             }
-            match inner.heal_part(part, true).await {
+            match inner.heal_part(part, true, suspects).await {
                 Ok(healed) if healed.written_shards > 0 => {
                     tracing::info!(%part, shards = healed.written_shards, "a damaged part was repaired");
                 }
