@@ -194,7 +194,13 @@ mod tests {
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
-        for line in ["granary", "granary dev --erasure 40+2", "granary dev --drives 0", "granary serve", "granary dev --preset x"] {
+        for line in [
+            "granary",
+            "granary dev --erasure 40+2",
+            "granary dev --drives 0",
+            "granary serve",
+            "granary dev --preset x",
+        ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }

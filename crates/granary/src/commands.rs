@@ -141,7 +141,11 @@ pub(crate) fn drive(command: &DriveCommand) -> Result<bool> {
     match command {
         DriveCommand::List { json, node } => {
             let drives = get(&Client::new(node)?, "/admin/v1/drives")?;
-            if *json { say_json(&drives["drives"])? } else { say(&drive_table(&drives["drives"]))? }
+            if *json {
+                say_json(&drives["drives"])?
+            } else {
+                say(&drive_table(&drives["drives"]))?
+            }
             Ok(true)
         }
         DriveCommand::Add { path, node } => {
@@ -203,7 +207,8 @@ fn scrub(drive: Option<&str>, json: bool, node: &NodeArgs) -> Result<bool> {
         clean &= damaged == 0;
         if !json {
             let (shards, read) = (number(&scrub["checked_shards"]), bytes(number(&scrub["checked_bytes"])));
-            let verdict = if damaged == 0 { "no damage".to_owned() } else { format!("{damaged} DAMAGED, queued for repair") };
+            let verdict =
+                if damaged == 0 { "no damage".to_owned() } else { format!("{damaged} DAMAGED, queued for repair") };
             say(&format!("d{}: {shards} shards, {read} read: {verdict}\n", scrub["drive"]))?;
         }
     }
@@ -211,7 +216,8 @@ fn scrub(drive: Option<&str>, json: bool, node: &NodeArgs) -> Result<bool> {
 }
 
 fn drive_table(drives: &Value) -> String {
-    let mut out = format!("{:<5} {:<10} {:>11} {:>11} {:>11}  {}\n", "DRIVE", "HEALTH", "USED", "FREE", "TOTAL", "FOLDER");
+    let mut out =
+        format!("{:<5} {:<10} {:>11} {:>11} {:>11}  {}\n", "DRIVE", "HEALTH", "USED", "FREE", "TOTAL", "FOLDER");
     for drive in drives.as_array().into_iter().flatten() {
         // `DriveHealth` is a word, or a word with its reason.
         let (health, why) = match &drive["health"] {

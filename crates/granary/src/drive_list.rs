@@ -67,7 +67,8 @@ impl DriveList {
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let base = self.data_dir.join("drives");
-                let paths: Vec<PathBuf> = (1..=asked.unwrap_or(default)).map(|n| base.join(format!("{n:02}"))).collect();
+                let paths: Vec<PathBuf> =
+                    (1..=asked.unwrap_or(default)).map(|n| base.join(format!("{n:02}"))).collect();
                 for path in &paths {
                     std::fs::create_dir_all(path).map_err(failed(path))?;
                 }

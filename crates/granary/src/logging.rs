@@ -10,7 +10,9 @@ const QUIET: &str = "s3s=off,hyper=warn,hyper_util=warn,h2=warn,rustls=warn,toki
 
 /// The filter was refused.
 #[derive(Debug, thiserror::Error)]
-#[error("log.filter `{filter}`: {source}; write a level such as `info`, or directives such as `info,granary_drive=debug`")]
+#[error(
+    "log.filter `{filter}`: {source}; write a level such as `info`, or directives such as `info,granary_drive=debug`"
+)]
 pub(crate) struct FilterError {
     filter: String,
     source: tracing_subscriber::filter::ParseError,

@@ -7,13 +7,15 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use granary_s3::RequestObserver;
 use granary_drive::api::DriveHealth;
+use granary_s3::RequestObserver;
 use granary_store::node::Node;
 use granary_store::node::status::DriveStatus;
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
-use prometheus::{Encoder as _, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, TextEncoder};
+use prometheus::{
+    Encoder as _, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, TextEncoder,
+};
 
 use crate::server::ListenerStats;
 
@@ -75,7 +77,11 @@ impl Metrics {
         let mut page = Page { families };
         page.info()?;
         page.gauge("granary_ready", "1 while the node serves requests.", i64::from(ready))?;
-        page.gauge("granary_uptime_seconds", "Seconds since the process started.", signed(self.started.elapsed().as_secs()))?;
+        page.gauge(
+            "granary_uptime_seconds",
+            "Seconds since the process started.",
+            signed(self.started.elapsed().as_secs()),
+        )?;
         if let Some(listener) = self.listener.get() {
             page.listener(listener)?;
         }
@@ -170,7 +176,11 @@ impl Page {
             ("granary_store_served_bytes_total", "Plaintext bytes given out.", &stats.served_bytes),
             ("granary_store_inline_parts_total", "Parts kept in the index.", &stats.inline_parts),
             ("granary_store_drive_parts_total", "Parts written to drives.", &stats.drive_parts),
-            ("granary_store_rebuilt_chunks_total", "Chunks that failed their tag and were rebuilt.", &stats.rebuilt_chunks),
+            (
+                "granary_store_rebuilt_chunks_total",
+                "Chunks that failed their tag and were rebuilt.",
+                &stats.rebuilt_chunks,
+            ),
             ("granary_store_lost_chunks_total", "Chunks that could not be rebuilt: data loss.", &stats.lost_chunks),
             ("granary_store_reaped_parts_total", "Garbage parts freed.", &stats.reaped_parts),
             ("granary_store_orphan_shards_total", "Orphan shards freed.", &stats.orphan_shards),
@@ -196,7 +206,12 @@ impl Page {
             "drive",
             &each(&|drive| i64::from(matches!(drive.health, DriveHealth::Online))),
         )?;
-        self.gauges("granary_drive_total_bytes", "Size of the drive.", "drive", &each(&|d| signed(d.space.total_bytes)))?;
+        self.gauges(
+            "granary_drive_total_bytes",
+            "Size of the drive.",
+            "drive",
+            &each(&|d| signed(d.space.total_bytes)),
+        )?;
         self.gauges("granary_drive_used_bytes", "Held by shards.", "drive", &each(&|d| signed(d.space.used_bytes)))?;
         self.gauges(
             "granary_drive_free_bytes",

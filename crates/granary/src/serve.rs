@@ -192,8 +192,8 @@ async fn live(start: Start, data: DataDir) -> Result<(), ServeError> {
         stall: Duration::from_millis(s3.stall_timeout_ms),
     };
     let listen = |address, setting| move |source| ServeError::Listen { address, setting, source };
-    let s3_listener =
-        Listener::bind(s3.listen, s3.connections_max, timeouts, acceptor).map_err(listen(s3.listen, "s3.listen, --listen"))?;
+    let s3_listener = Listener::bind(s3.listen, s3.connections_max, timeouts, acceptor)
+        .map_err(listen(s3.listen, "s3.listen, --listen"))?;
     let admin_at = settings.admin.listen;
     let admin_listener = Listener::bind(admin_at, ADMIN_CONNECTIONS_MAX, ADMIN_TIMEOUTS, None)
         .map_err(listen(admin_at, "admin.listen, --admin"))?;

@@ -35,7 +35,9 @@ impl Greeting<'_> {
     pub(crate) fn lines(&self) -> String {
         let mut out = format!("# granary {}: {}\n", env!("CARGO_PKG_VERSION"), self.engine);
         if self.plaintext_beyond_loopback {
-            out.push_str("# PLAINTEXT: other machines can connect and nothing on the wire is encrypted (s3.plaintext = true)\n");
+            out.push_str(
+                "# PLAINTEXT: other machines can connect and nothing on the wire is encrypted (s3.plaintext = true)\n",
+            );
         }
         let mut line = |text: std::fmt::Arguments<'_>| {
             out.write_fmt(text).expect("writing to a String does not fail");
@@ -65,7 +67,11 @@ impl Greeting<'_> {
 /// A word that a shell takes as it is.
 fn quoted(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/+=._-".contains(c);
-    if !text.is_empty() && text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
+    if !text.is_empty() && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
 }
 
 #[cfg(test)]
@@ -98,7 +104,10 @@ mod tests {
         assert!(later.contains("export AWS_SECRET_ACCESS_KEY=\"$(tail -n 1 '/data dir/root-keys')\""), "{later}");
         assert!(!later.contains("a-secret"));
         let environment = lines(false, true, false);
-        assert!(environment.contains("export AWS_SECRET_ACCESS_KEY=\"$GRANARY_ROOT_SECRET_KEY\"") && !environment.contains("a-secret"));
+        assert!(
+            environment.contains("export AWS_SECRET_ACCESS_KEY=\"$GRANARY_ROOT_SECRET_KEY\"")
+                && !environment.contains("a-secret")
+        );
     }
 
     #[test]

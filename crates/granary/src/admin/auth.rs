@@ -31,7 +31,9 @@ pub(crate) enum Denied {
     #[error("the Authorization header is not a {SCHEME} signature")]
     Malformed,
     /// Unknown access key or wrong signature.
-    #[error("the signature is not the root keys': check GRANARY_ROOT_ACCESS_KEY and GRANARY_ROOT_SECRET_KEY, or --data")]
+    #[error(
+        "the signature is not the root keys': check GRANARY_ROOT_ACCESS_KEY and GRANARY_ROOT_SECRET_KEY, or --data"
+    )]
     Wrong,
     /// Signed too long ago, or in the future.
     #[error("the request was signed more than {SKEW_S_MAX} s away from this node's clock")]

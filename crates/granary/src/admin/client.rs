@@ -149,7 +149,9 @@ impl Client {
         let message = serde_json::from_slice::<serde_json::Value>(body)
             .ok()
             .and_then(|value| value["error"].as_str().map(str::to_owned))
-            .unwrap_or_else(|| format!("the node answered with status {status}: {}", String::from_utf8_lossy(body).trim()));
+            .unwrap_or_else(|| {
+                format!("the node answered with status {status}: {}", String::from_utf8_lossy(body).trim())
+            });
         Err(ClientError::Refused { status, message })
     }
 }

@@ -62,7 +62,11 @@ pub(super) async fn replace(node: &Node, body: &Value, list: Option<&DriveList>)
 }
 
 /// The node must find the drive again after a restart: `granary dev` remembers it, a settings file is its owner's.
-fn remember(list: Option<&DriveList>, change: impl FnOnce(&DriveList) -> std::io::Result<()>, path: &std::path::Path) -> String {
+fn remember(
+    list: Option<&DriveList>,
+    change: impl FnOnce(&DriveList) -> std::io::Result<()>,
+    path: &std::path::Path,
+) -> String {
     match list.map(change) {
         Some(Ok(())) => String::new(),
         Some(Err(error)) => format!(

@@ -92,7 +92,10 @@ impl Admin {
     }
 
     /// Answers a request.
-    pub(crate) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    pub(crate) async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> Result<Response<Full<Bytes>>, Infallible> {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let read = method == Method::GET || method == Method::HEAD;
         Ok(match path.as_str() {
@@ -150,7 +153,8 @@ impl Admin {
             false => serde_json::from_slice(&body).map_err(|error| Refusal::bad(format!("not JSON: {error}")))?,
         };
         let node = self.node.get();
-        let node = node.ok_or_else(|| Refusal(StatusCode::SERVICE_UNAVAILABLE, "the node is still starting".to_owned()))?;
+        let node =
+            node.ok_or_else(|| Refusal(StatusCode::SERVICE_UNAVAILABLE, "the node is still starting".to_owned()))?;
         tracing::info!(method = %head.method, path, "admin request");
         self.route(&head.method, head.uri.path(), &body, node).await
     }

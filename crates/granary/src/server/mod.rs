@@ -4,8 +4,8 @@
 //! long, or stalls in a request is closed ([`timed`]); draining stops accepting at once, lets requests in
 //! flight finish, and closes what is idle. Leaves what requests mean to the service.
 
-pub(crate) mod tls;
 mod timed;
+pub(crate) mod tls;
 mod tracked;
 
 use std::net::SocketAddr;
@@ -23,8 +23,8 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
-use timed::{ConnectionState, TimedIo};
 pub(crate) use timed::Timeouts;
+use timed::{ConnectionState, TimedIo};
 use tracked::{Tracked, TrackedBody};
 
 /// Connections waiting in the kernel to be accepted.

@@ -188,11 +188,8 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
-    const TIMEOUTS: Timeouts = Timeouts {
-        header: Duration::from_secs(10),
-        idle: Duration::from_secs(100),
-        stall: Duration::from_secs(1000),
-    };
+    const TIMEOUTS: Timeouts =
+        Timeouts { header: Duration::from_secs(10), idle: Duration::from_secs(100), stall: Duration::from_secs(1000) };
 
     fn pair() -> (DuplexStream, TimedIo<DuplexStream>, Arc<ConnectionState>) {
         let (client, server) = tokio::io::duplex(64);

@@ -42,7 +42,10 @@ pub(crate) fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor, Tl
         .collect::<Result<_, _>>()
         .map_err(|error| wrong(certificate, error.to_string()))?;
     if chain.is_empty() {
-        return Err(wrong(certificate, "no CERTIFICATE section: a PEM chain is wanted, the node's own first".to_owned()));
+        return Err(wrong(
+            certificate,
+            "no CERTIFICATE section: a PEM chain is wanted, the node's own first".to_owned(),
+        ));
     }
     let secret = PrivateKeyDer::from_pem_reader(open(key)?).map_err(|error| wrong(key, error.to_string()))?;
     let pair = |source| TlsError::Pair { certificate: certificate.to_owned(), key: key.to_owned(), source };

@@ -61,7 +61,8 @@ impl Settings {
         );
 
         say(
-            !LOG_FILE_BYTES.contains(&drives.log_file_bytes) || !drives.log_file_bytes.is_multiple_of(CHUNK_BYTES as u64),
+            !LOG_FILE_BYTES.contains(&drives.log_file_bytes)
+                || !drives.log_file_bytes.is_multiple_of(CHUNK_BYTES as u64),
             format!(
                 "drives.log_file_bytes is {}: it must be a multiple of {CHUNK_BYTES} from {} to {}",
                 drives.log_file_bytes,

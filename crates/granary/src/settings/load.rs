@@ -51,8 +51,8 @@ impl Settings {
     /// # Errors
     /// [`SettingsError`]: the file cannot be read, is not TOML, or names what there is not.
     pub(crate) fn read(path: &Path) -> Result<Self, SettingsError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| SettingsError::Read { path: path.to_owned(), source })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|source| SettingsError::Read { path: path.to_owned(), source })?;
         Self::parse(&path.display().to_string(), &text)
     }
 
@@ -160,9 +160,15 @@ mod tests {
 
     #[test]
     fn unknown_names_are_errors_that_name_the_nearest() {
-        assert_eq!(wrong("\n[s3]\nlisen = \"x\"\n"), "g.toml, line 3: no setting `s3.lisen`; did you mean `s3.listen`?");
+        assert_eq!(
+            wrong("\n[s3]\nlisen = \"x\"\n"),
+            "g.toml, line 3: no setting `s3.lisen`; did you mean `s3.listen`?"
+        );
         assert_eq!(wrong("[drive]\n"), "g.toml, line 1: no section `drive`; did you mean `drives`?");
-        assert_eq!(wrong("erasure = \"4+2\"\n"), "g.toml, line 1: no section `erasure`; did you mean `drives.erasure`?");
+        assert_eq!(
+            wrong("erasure = \"4+2\"\n"),
+            "g.toml, line 1: no section `erasure`; did you mean `drives.erasure`?"
+        );
         assert_eq!(
             wrong("[node]\nerasure = \"4+2\"\n"),
             "g.toml, line 2: no setting `node.erasure`; did you mean `drives.erasure`?"
@@ -172,7 +178,8 @@ mod tests {
 
     #[test]
     fn wrong_values_say_what_would_be_right_and_all_are_told_at_once() {
-        let text = wrong("[s3]\nlisten = 9000\n[drives]\nerasure = \"40+2\"\npaths = \"/a\"\n[node]\nworker_threads = -1\n");
+        let text =
+            wrong("[s3]\nlisten = 9000\n[drives]\nerasure = \"40+2\"\npaths = \"/a\"\n[node]\nworker_threads = -1\n");
         assert!(text.contains("g.toml, line 2: s3.listen = 9000: expected an IP address and port"), "{text}");
         assert!(text.contains("line 4: drives.erasure = \"40+2\": expected an erasure scheme"), "{text}");
         assert!(text.contains("line 5: drives.paths = \"/a\": expected a list"), "{text}");
@@ -210,7 +217,8 @@ mod tests {
 
     #[test]
     fn wrong_variables_are_errors() {
-        let text = overlaid(&[("GRANARY_S3_LISTENS", "x"), ("GRANARY_LOG_FORMAT", "xml")]).expect_err("wrong").to_string();
+        let text =
+            overlaid(&[("GRANARY_S3_LISTENS", "x"), ("GRANARY_LOG_FORMAT", "xml")]).expect_err("wrong").to_string();
         assert!(text.contains("GRANARY_S3_LISTENS: no setting `s3.listens`; did you mean `s3.listen`?"), "{text}");
         assert!(text.contains("GRANARY_LOG_FORMAT=xml: expected `text` or `json`"), "{text}");
     }

@@ -16,8 +16,8 @@ use granary_types::limits::{COPIES_BYTES_MAX, INLINE_BYTES_MAX, SEGMENT_BYTES_DE
 
 pub(crate) use load::SettingsError;
 pub(crate) use render::rendered_default;
-pub(crate) use value::{Engine, LogFormat};
 use value::Setting;
+pub(crate) use value::{Engine, LogFormat};
 
 /// One setting, as documented.
 struct Field {
