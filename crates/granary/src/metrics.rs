@@ -8,11 +8,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use granary_drive::api::DriveHealth;
+use granary_drive::stats::{DriveStats, Latency};
 use granary_s3::RequestObserver;
 use granary_store::node::Node;
 use granary_store::node::status::DriveStatus;
 use prometheus::core::Collector;
-use prometheus::proto::MetricFamily;
+use prometheus::proto::{Bucket, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{
     Encoder as _, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, TextEncoder,
 };
@@ -219,25 +220,88 @@ impl Page {
             "drive",
             &each(&|d| signed(d.space.free_bytes)),
         )?;
-        let mut values = Vec::new();
-        for (number, stats) in node.drive_stats() {
-            values.extend(stats.snapshot().into_iter().map(|(name, value)| (format!("d{number}"), name, value)));
+        self.drive_activity(&node.drive_stats())?;
+        let (now, counted): (Vec<_>, Vec<_>) =
+            node.meta_stats().snapshot().into_iter().partition(|(name, _)| *name == "mirrors_up");
+        for (_, mirrors) in now {
+            self.gauge("granary_log_mirrors_up", "Drives that take the metadata log now.", signed(mirrors))?;
         }
-        self.counters(
-            "granary_drive_events_total",
-            "Counters of a drive by name (see DriveStats in granary-drive).",
-            ["drive", "event"],
-            &values,
-        )?;
-        let log: Vec<_> =
-            node.meta_stats().snapshot().into_iter().map(|(name, value)| ("local".to_owned(), name, value)).collect();
+        let counted: Vec<_> = counted.into_iter().map(|(name, value)| ("meta".to_owned(), name, value)).collect();
         self.counters(
             "granary_meta_events_total",
-            "Counters of the log and index by name (see MetaStats in granary-meta).",
-            ["log", "event"],
-            &log,
+            "Counters of the log, the index and its checkpoints by name (see MetaStats in granary-meta).",
+            ["part", "event"],
+            &counted,
         )
     }
+
+    fn drive_activity(&mut self, drives: &[(u16, Arc<DriveStats>)]) -> Added {
+        let mut events = Vec::new();
+        let mut times = Vec::new();
+        for (number, stats) in drives {
+            let drive = format!("d{number}");
+            for (event, counter) in [
+                ("reads", &stats.reads),
+                ("read_bytes", &stats.read_bytes),
+                ("writes", &stats.writes),
+                ("write_bytes", &stats.write_bytes),
+                ("commits", &stats.commits),
+                ("syncs", &stats.syncs),
+                ("frees", &stats.frees),
+                ("punches", &stats.punches),
+                ("punched_bytes", &stats.punched_bytes),
+                ("recycled_segments", &stats.recycled),
+                ("index_flushes", &stats.flushes),
+                ("crc_failures", &stats.crc_failures),
+                ("io_errors", &stats.io_errors),
+            ] {
+                events.push((drive.clone(), event, counter.get()));
+            }
+            for (op, latency) in [
+                ("read", &stats.read_latency),
+                ("write", &stats.write_latency),
+                ("sync", &stats.sync_latency),
+                ("commit", &stats.commit_latency),
+            ] {
+                times.push(times_metric(&drive, op, latency));
+            }
+        }
+        self.counters("granary_drive_events_total", "What a drive has done, by name.", ["drive", "event"], &events)?;
+        let mut family = MetricFamily::new();
+        family.set_name("granary_drive_seconds".to_owned());
+        family.set_help("How long a drive's operations took; `commit` runs from the call to durable.".to_owned());
+        family.set_field_type(MetricType::HISTOGRAM);
+        family.set_metric(times);
+        self.families.push(family);
+        Ok(())
+    }
+}
+
+/// A drive's latency buckets (powers of two of a microsecond) as a Prometheus histogram.
+fn times_metric(drive: &str, op: &str, latency: &Latency) -> Metric {
+    let mut total = 0;
+    let counts = latency.buckets();
+    let bounded = counts.iter().take(counts.len() - 1).enumerate().map(|(power, count)| {
+        total += count;
+        let mut bucket = Bucket::new();
+        bucket.set_cumulative_count(total);
+        bucket.set_upper_bound((1u64 << power) as f64 / 1e6);
+        bucket
+    });
+    let buckets: Vec<Bucket> = bounded.collect();
+    let mut histogram = Histogram::new();
+    histogram.set_bucket(buckets);
+    histogram.set_sample_count(counts.iter().sum());
+    histogram.set_sample_sum(latency.total_us() as f64 / 1e6);
+    let labels = [("drive", drive), ("op", op)].map(|(name, value)| {
+        let mut label = LabelPair::new();
+        label.set_name(name.to_owned());
+        label.set_value(value.to_owned());
+        label
+    });
+    let mut metric = Metric::from_label(labels.into());
+    metric.set_histogram(histogram);
+    metric
 }
 
 fn signed(value: u64) -> i64 {
