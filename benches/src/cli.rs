@@ -168,8 +168,7 @@ pub(crate) struct Args {
 }
 
 fn parse_weight(text: &str) -> Result<(OpKind, u32), String> {
-    let (name, weight) =
-        text.split_once('=').ok_or_else(|| format!("'{text}' is not OPERATION=WEIGHT"))?;
+    let (name, weight) = text.split_once('=').ok_or_else(|| format!("'{text}' is not OPERATION=WEIGHT"))?;
     let kind = <OpKind as ValueEnum>::from_str(name.trim(), true)?;
     let weight: u32 = weight.trim().parse().map_err(|_| format!("'{weight}' is no weight"))?;
     if weight == 0 || weight > 1_000_000 {
@@ -186,9 +185,7 @@ mod tests {
     fn the_command_line_holds_together() {
         use clap::CommandFactory;
         Args::command().debug_assert();
-        let args = Args::parse_from([
-            "granary-bench", "mixed", "--sizes", "4KiB,1MiB", "--mix", "get=1,put=2",
-        ]);
+        let args = Args::parse_from(["granary-bench", "mixed", "--sizes", "4KiB,1MiB", "--mix", "get=1,put=2"]);
         assert_eq!(args.sizes, [4096, 1 << 20]);
         assert_eq!(args.mix, [(OpKind::Get, 1), (OpKind::Put, 2)]);
         assert!(parse_weight("get=0").is_err());

@@ -68,7 +68,12 @@ pub(crate) enum Outgoing {
     Empty,
     Full(Bytes),
     /// `left` bytes of an object from `offset` on.
-    Object { payload: Payload, origin: u64, offset: u64, left: u64 },
+    Object {
+        payload: Payload,
+        origin: u64,
+        offset: u64,
+        left: u64,
+    },
 }
 
 impl Outgoing {
@@ -97,10 +102,7 @@ impl Body for Outgoing {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let frame = match &mut *self {
             Self::Empty => return Poll::Ready(None),
             Self::Full(bytes) => std::mem::take(bytes),
@@ -177,10 +179,7 @@ impl Client {
 
     /// Sends `call` and returns the answer's head; its body is still to be read. A keep-alive connection that the
     /// server closed meanwhile is replaced once.
-    pub(crate) async fn send(
-        &mut self,
-        call: &Call<'_>,
-    ) -> Result<Response<Incoming>, ClientError> {
+    pub(crate) async fn send(&mut self, call: &Call<'_>) -> Result<Response<Incoming>, ClientError> {
         let reused = self.sender.is_some();
         match self.send_once(call).await {
             Err(ClientError::Http(error))
@@ -214,11 +213,8 @@ impl Client {
             (_, false) => UNSIGNED_PAYLOAD.to_owned(),
         };
         let date = self.clock.now();
-        let headers = [
-            ("host", self.endpoint.host.as_str()),
-            ("x-amz-content-sha256", hash.as_str()),
-            ("x-amz-date", date),
-        ];
+        let headers =
+            [("host", self.endpoint.host.as_str()), ("x-amz-content-sha256", hash.as_str()), ("x-amz-date", date)];
         let signable = Signable {
             method: call.method.as_str(),
             path: call.path,
@@ -280,8 +276,7 @@ impl Client {
             let Some(data) = frame.data_ref() else { continue };
             if let (Some(expect), None) = (&expect, drained.first_difference) {
                 let offset = expect.offset + drained.bytes;
-                drained.first_difference =
-                    expect.payload.first_difference(expect.origin, offset, data);
+                drained.first_difference = expect.payload.first_difference(expect.origin, offset, data);
             }
             drained.bytes += data.len() as u64;
         }
@@ -289,10 +284,7 @@ impl Client {
     }
 
     /// Sends `call` and collects the whole answer (bounded). A bad status becomes an error.
-    pub(crate) async fn fetch(
-        &mut self,
-        call: &Call<'_>,
-    ) -> Result<(StatusCode, HeaderMap, Vec<u8>), ClientError> {
+    pub(crate) async fn fetch(&mut self, call: &Call<'_>) -> Result<(StatusCode, HeaderMap, Vec<u8>), ClientError> {
         let response = self.send(call).await?;
         if !response.status().is_success() {
             return Err(self.refusal(response).await);
@@ -334,8 +326,7 @@ async fn handshake<T>(io: T) -> Result<SendRequest<Outgoing>, ClientError>
 where
     T: Read + Write + Unpin + Send + 'static,
 {
-    let (sender, connection) =
-        Builder::new().writev(true).max_buf_size(BUFFER_BYTES).handshake(io).await?;
+    let (sender, connection) = Builder::new().writev(true).max_buf_size(BUFFER_BYTES).handshake(io).await?;
     // The connection's own task ends with the connection; its error reaches the request in flight.
     tokio::spawn(async move {
         let _ended = connection.await;

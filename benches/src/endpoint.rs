@@ -103,20 +103,15 @@ impl Endpoint {
 
 fn tls_config(trust: Trust<'_>) -> Result<ClientConfig, EndpointError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_protocol_versions(&[&rustls::version::TLS13])?;
+    let builder =
+        ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(&[&rustls::version::TLS13])?;
     let mut config = if trust.insecure {
-        builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-            .with_no_client_auth()
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider))).with_no_client_auth()
     } else {
         let path = trust.ca_file.ok_or(EndpointError::NoTrust)?;
         let bad = |reason: String| EndpointError::CaFile { path: path.display().to_string(), reason };
         let mut roots = RootCertStore::empty();
-        for certificate in
-            CertificateDer::pem_file_iter(path).map_err(|error| bad(error.to_string()))?
-        {
+        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| bad(error.to_string()))? {
             roots.add(certificate.map_err(|error| bad(error.to_string()))?)?;
         }
         if roots.is_empty() {

@@ -86,11 +86,8 @@ impl Zipf {
     pub(crate) fn new(count: u64, theta: f64) -> Self {
         let zeta: f64 = (1..=count).map(|i| (i as f64).powf(-theta)).sum();
         let zeta_two: f64 = (1..=count.min(2)).map(|i| (i as f64).powf(-theta)).sum();
-        let eta = if count > 2 {
-            (1.0 - (2.0 / count as f64).powf(1.0 - theta)) / (1.0 - zeta_two / zeta)
-        } else {
-            0.0
-        };
+        let eta =
+            if count > 2 { (1.0 - (2.0 / count as f64).powf(1.0 - theta)) / (1.0 - zeta_two / zeta) } else { 0.0 };
         Self { count, theta, alpha: 1.0 / (1.0 - theta), zeta, eta }
     }
 
@@ -117,8 +114,7 @@ impl Zipf {
 pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: u64 =
-        text[..digits].parse().map_err(|_| format!("'{text}' does not begin with a number"))?;
+    let number: u64 = text[..digits].parse().map_err(|_| format!("'{text}' does not begin with a number"))?;
     let factor: u64 = match text[digits..].trim().to_ascii_lowercase().as_str() {
         "" | "b" => 1,
         "k" | "kib" => 1 << 10,

@@ -131,8 +131,7 @@ fn endpoints(args: &Args) -> Result<Vec<Arc<Endpoint>>, BenchError> {
         .or_else(|| env("AWS_ENDPOINT_URL"))
         .ok_or_else(|| BenchError::Usage("give --endpoint or set AWS_ENDPOINT_URL".into()))?;
     let keys = credentials("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")?;
-    let first =
-        Endpoint::new(&url, trust, &args.bucket, &args.region, keys, args.server_pid)?;
+    let first = Endpoint::new(&url, trust, &args.bucket, &args.region, keys, args.server_pid)?;
     let mut endpoints = vec![Arc::new(first)];
     if let Some(url) = &args.against {
         let keys = credentials("AGAINST_ACCESS_KEY_ID", "AGAINST_SECRET_ACCESS_KEY")?;
@@ -147,13 +146,8 @@ fn endpoints(args: &Args) -> Result<Vec<Arc<Endpoint>>, BenchError> {
 fn create_bucket(endpoint: &Arc<Endpoint>) -> Result<(), BenchError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let path = format!("/{}", endpoint.bucket);
-    let call = client::Call {
-        method: http::Method::PUT,
-        path: &path,
-        query: "",
-        range: None,
-        body: client::Outgoing::Empty,
-    };
+    let call =
+        client::Call { method: http::Method::PUT, path: &path, query: "", range: None, body: client::Outgoing::Empty };
     let mut client = client::Client::new(endpoint.clone(), false);
     match runtime.block_on(client.fetch(&call)) {
         Ok(_) | Err(client::ClientError::Status { status: 409, .. }) => Ok(()),
@@ -196,11 +190,7 @@ fn slices(args: &Args, sides: usize) -> usize {
     args.slices.unwrap_or(if sides > 1 { 6 } else { 1 }).max(1)
 }
 
-fn operations(
-    args: &Args,
-    endpoints: &[Arc<Endpoint>],
-    payload: &Payload,
-) -> Result<Vec<Vec<Slice>>, BenchError> {
+fn operations(args: &Args, endpoints: &[Arc<Endpoint>], payload: &Payload) -> Result<Vec<Vec<Slice>>, BenchError> {
     let plan = plan(args, payload);
     let fill = Arc::new(Plan {
         mix: vec![(OpKind::Put, 1)],
@@ -257,11 +247,7 @@ fn zero() -> Arc<AtomicU64> {
     Arc::new(AtomicU64::new(0))
 }
 
-fn checkpoints(
-    args: &Args,
-    endpoints: &[Arc<Endpoint>],
-    payload: &Payload,
-) -> Result<Vec<Vec<Slice>>, BenchError> {
+fn checkpoints(args: &Args, endpoints: &[Arc<Endpoint>], payload: &Payload) -> Result<Vec<Vec<Slice>>, BenchError> {
     let checkpoint = multipart::Checkpoint {
         object_bytes: args.object_size,
         part_bytes: args.part_size,

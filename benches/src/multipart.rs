@@ -53,9 +53,8 @@ pub(crate) fn upload(
 ) -> Result<Slice, RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(async {
-        let mut clients: Vec<Client> = (0..checkpoint.parts_in_flight.max(1))
-            .map(|_| Client::new(endpoint.clone(), sign_payload))
-            .collect();
+        let mut clients: Vec<Client> =
+            (0..checkpoint.parts_in_flight.max(1)).map(|_| Client::new(endpoint.clone(), sign_payload)).collect();
         let key = format!("{}checkpoint-{number:04}", checkpoint.prefix);
         let recorder = RefCell::new(Recorder::new());
         let server = endpoint.server_pid.and_then(procstat::usage);
@@ -73,13 +72,7 @@ pub(crate) fn upload(
         }
         if checkpoint.cleanup {
             let path = path(&clients[0], &key);
-            let call = Call {
-                method: Method::DELETE,
-                path: &path,
-                query: "",
-                range: None,
-                body: Outgoing::Empty,
-            };
+            let call = Call { method: Method::DELETE, path: &path, query: "", range: None, body: Outgoing::Empty };
             if let Err(error) = clients[0].fetch(&call).await {
                 eprintln!("granary-bench: delete {key}: {error}");
             }
@@ -99,13 +92,10 @@ async fn write(
     recorder: &RefCell<Recorder>,
 ) -> Result<(), ClientError> {
     let path = path(&clients[0], key);
-    let create =
-        Call { method: Method::POST, path: &path, query: "uploads=", range: None, body: Outgoing::Empty };
+    let create = Call { method: Method::POST, path: &path, query: "uploads=", range: None, body: Outgoing::Empty };
     let (_, _, body) = clients[0].fetch(&create).await?;
     let text = String::from_utf8_lossy(&body);
-    let id = between(&text, "<UploadId>", "</UploadId>")
-        .ok_or(ClientError::Answer("no UploadId"))?
-        .to_owned();
+    let id = between(&text, "<UploadId>", "</UploadId>").ok_or(ClientError::Answer("no UploadId"))?.to_owned();
     let id = uri_encode(&id, false);
 
     let parts = checkpoint.parts();
@@ -117,12 +107,7 @@ async fn write(
             let number = next.replace(next.get() + 1);
             let (offset, length) = checkpoint.part_range(number);
             let query = format!("partNumber={}&uploadId={id}", number + 1);
-            let body = Outgoing::Object {
-                payload: checkpoint.payload.clone(),
-                origin,
-                offset,
-                left: length,
-            };
+            let body = Outgoing::Object { payload: checkpoint.payload.clone(), origin, offset, left: length };
             let call = Call { method: Method::PUT, path: &path, query: &query, range: None, body };
             let start = Instant::now();
             let (_, headers, _) = client.fetch(&call).await?;
@@ -148,13 +133,8 @@ async fn write(
     }
     xml.push_str("</CompleteMultipartUpload>");
     let query = format!("uploadId={id}");
-    let complete = Call {
-        method: Method::POST,
-        path: &path,
-        query: &query,
-        range: None,
-        body: Outgoing::Full(Bytes::from(xml)),
-    };
+    let complete =
+        Call { method: Method::POST, path: &path, query: &query, range: None, body: Outgoing::Full(Bytes::from(xml)) };
     let (_, _, body) = clients[0].fetch(&complete).await?;
     // S3 may answer 200 and still report a failure in the body.
     if !String::from_utf8_lossy(&body).contains("CompleteMultipartUploadResult") {
@@ -172,10 +152,7 @@ async fn read_back(
     let path = path(&clients[0], key);
     let head = Call { method: Method::HEAD, path: &path, query: "", range: None, body: Outgoing::Empty };
     let (_, headers, _) = clients[0].fetch(&head).await?;
-    let got = headers
-        .get("content-length")
-        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok())
-        .unwrap_or(0);
+    let got = headers.get("content-length").and_then(|value| value.to_str().ok()?.parse::<u64>().ok()).unwrap_or(0);
     if got != checkpoint.object_bytes {
         return Err(ClientError::Length { key: key.into(), want: checkpoint.object_bytes, got });
     }
@@ -194,8 +171,7 @@ async fn read_back(
         };
         let response = clients[0].send(&call).await?;
         let expect = Expect { payload: &checkpoint.payload, origin, offset };
-        let Drained { bytes, first_difference } =
-            clients[0].drain(response, Some(expect)).await?;
+        let Drained { bytes, first_difference } = clients[0].drain(response, Some(expect)).await?;
         if let Some(offset) = first_difference {
             return Err(ClientError::Mismatch { key: key.into(), offset });
         }

@@ -76,9 +76,7 @@ impl Budget {
         if self.deadline.is_some_and(|deadline| now >= deadline) {
             return false;
         }
-        self.ops_left
-            .try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
-            .is_ok()
+        self.ops_left.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
     }
 }
 
@@ -100,13 +98,7 @@ impl Worker {
     }
 
     /// Makes operations until the budget is spent.
-    pub(crate) async fn run(
-        &mut self,
-        plan: &Plan,
-        budget: &Budget,
-        cursor: &AtomicU64,
-        recorder: &RefCell<Recorder>,
-    ) {
+    pub(crate) async fn run(&mut self, plan: &Plan, budget: &Budget, cursor: &AtomicU64, recorder: &RefCell<Recorder>) {
         let mut start = Instant::now();
         while budget.take(start) {
             let kind = self.pick(plan);
@@ -146,9 +138,7 @@ impl Worker {
                         }
                         pause = matches!(
                             error,
-                            ClientError::Connect(_)
-                                | ClientError::Http(_)
-                                | ClientError::Status { status: 500.., .. }
+                            ClientError::Connect(_) | ClientError::Http(_) | ClientError::Status { status: 500.., .. }
                         );
                         recorder.failed(error.kind());
                     }
@@ -248,11 +238,7 @@ impl Worker {
             self.client.drop_connection();
             return Err(ClientError::Answer("range not honoured"));
         }
-        let expect = verify.then(|| Expect {
-            payload: &plan.payload,
-            origin: plan.payload.origin(&key),
-            offset,
-        });
+        let expect = verify.then(|| Expect { payload: &plan.payload, origin: plan.payload.origin(&key), offset });
         let drained = self.client.drain(response, expect).await?;
         if drained.bytes != want {
             return Err(ClientError::Length { key, want, got: drained.bytes });
@@ -292,13 +278,10 @@ impl Worker {
     async fn head(&mut self, plan: &Plan, index: u64) -> Result<u64, ClientError> {
         let key = plan.keys.key(index);
         let path = self.path(&key);
-        let call =
-            Call { method: Method::HEAD, path: &path, query: "", range: None, body: Outgoing::Empty };
+        let call = Call { method: Method::HEAD, path: &path, query: "", range: None, body: Outgoing::Empty };
         let response = self.client.send(&call).await?;
-        let length = response
-            .headers()
-            .get("content-length")
-            .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        let length =
+            response.headers().get("content-length").and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
         self.client.drain(response, None).await?;
         let want = plan.keys.size_bytes(index);
         match length {
@@ -309,13 +292,7 @@ impl Worker {
 
     async fn delete(&mut self, plan: &Plan, index: u64) -> Result<u64, ClientError> {
         let path = self.path(&plan.keys.key(index));
-        let call = Call {
-            method: Method::DELETE,
-            path: &path,
-            query: "",
-            range: None,
-            body: Outgoing::Empty,
-        };
+        let call = Call { method: Method::DELETE, path: &path, query: "", range: None, body: Outgoing::Empty };
         let response = self.client.send(&call).await?;
         self.client.drain(response, None).await?;
         Ok(0)
@@ -335,13 +312,11 @@ impl Worker {
             uri_encode(&plan.keys.prefix, false),
             uri_encode(&plan.keys.key(index), false)
         );
-        let call =
-            Call { method: Method::GET, path: &path, query: &query, range: None, body: Outgoing::Empty };
+        let call = Call { method: Method::GET, path: &path, query: &query, range: None, body: Outgoing::Empty };
         if !verify {
             let response = self.client.send(&call).await?;
             self.client.drain(response, None).await?;
-            recorder.borrow_mut().listed_keys +=
-                plan.max_keys.min(plan.keys.count.saturating_sub(index + 1));
+            recorder.borrow_mut().listed_keys += plan.max_keys.min(plan.keys.count.saturating_sub(index + 1));
             return Ok(0);
         }
         let (_, _, body) = self.client.fetch(&call).await?;
@@ -369,9 +344,7 @@ fn check_listing(text: &str, plan: &Plan, index: u64) -> Result<u64, ClientError
         listed += 1;
         if !plan.may_be_absent() {
             let size = between(entry, "<Size>", "</Size>").and_then(|s| s.parse().ok());
-            if key != plan.keys.key(index + listed)
-                || size != Some(plan.keys.size_bytes(index + listed))
-            {
+            if key != plan.keys.key(index + listed) || size != Some(plan.keys.size_bytes(index + listed)) {
                 return Err(ClientError::Answer("listing is wrong"));
             }
         }
@@ -408,10 +381,8 @@ mod tests {
     }
 
     fn page(keys: &[u64], truncated: bool) -> String {
-        let entries: String = keys
-            .iter()
-            .map(|i| format!("<Contents><Key>p/{i:010}</Key><Size>7</Size></Contents>"))
-            .collect();
+        let entries: String =
+            keys.iter().map(|i| format!("<Contents><Key>p/{i:010}</Key><Size>7</Size></Contents>")).collect();
         format!("<R><IsTruncated>{truncated}</IsTruncated>{entries}</R>")
     }
 

@@ -90,12 +90,7 @@ impl Payload {
     }
 
     /// The pieces of `offset .. offset + length`, in order.
-    pub(crate) fn pieces(
-        &self,
-        origin: u64,
-        offset: u64,
-        length: u64,
-    ) -> impl Iterator<Item = Bytes> + '_ {
+    pub(crate) fn pieces(&self, origin: u64, offset: u64, length: u64) -> impl Iterator<Item = Bytes> + '_ {
         let mut done = 0;
         std::iter::from_fn(move || {
             if done == length {

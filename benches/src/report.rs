@@ -77,17 +77,26 @@ impl<'a> Report<'a> {
     pub(crate) fn table(&self) -> String {
         let mut out = format!("{}\n", self.label);
         let header = [
-            "", "ops/s", "MB/s", "p50 ms", "p99 ms", "p99.9 ms", "errors", "verified", "srv us/op",
-            "srv s/1k ops", "srv s/GB", "srv RSS MB", "cli us/op",
+            "",
+            "ops/s",
+            "MB/s",
+            "p50 ms",
+            "p99 ms",
+            "p99.9 ms",
+            "errors",
+            "verified",
+            "srv us/op",
+            "srv s/1k ops",
+            "srv s/GB",
+            "srv RSS MB",
+            "cli us/op",
         ];
         let mut rows = vec![header.map(str::to_owned)];
         rows.extend(self.sides.iter().map(row));
-        let widths: Vec<usize> = (0..header.len())
-            .map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0))
-            .collect();
+        let widths: Vec<usize> =
+            (0..header.len()).map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0)).collect();
         for row in &rows {
-            let cells: Vec<String> =
-                row.iter().zip(&widths).map(|(cell, width)| format!("{cell:>width$}")).collect();
+            let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:>width$}")).collect();
             out.push_str(cells.join("  ").trim_end());
             out.push('\n');
         }
@@ -123,9 +132,8 @@ fn put(out: &mut String, text: std::fmt::Arguments<'_>) {
 fn row(side: &Side) -> [String; 13] {
     let t = &side.total;
     let ms = |us: u64| format!("{:.2}", us as f64 / 1e3);
-    let server = |figure: &dyn Fn(&crate::stats::CpuCost) -> String| {
-        t.server.as_ref().map_or_else(|| "-".to_owned(), figure)
-    };
+    let server =
+        |figure: &dyn Fn(&crate::stats::CpuCost) -> String| t.server.as_ref().map_or_else(|| "-".to_owned(), figure);
     let per_gb = |cost: &crate::stats::CpuCost| {
         if t.bytes == 0 { "-".to_owned() } else { format!("{:.3}", cost.cpu_s_per_gb) }
     };
@@ -169,8 +177,7 @@ mod tests {
         let args = Args::parse_from(["granary-bench", "get", "--endpoint", "http://127.0.0.1:1"]);
         let sides = vec![side("A", 1_000, true), side("B", 100, false)];
         let report = Report::new(&args, "a run".into(), "20260101T000000Z".into(), sides);
-        let json: Value =
-            serde_json::from_str(&serde_json::to_string(&report).expect("to JSON")).expect("JSON");
+        let json: Value = serde_json::from_str(&serde_json::to_string(&report).expect("to JSON")).expect("JSON");
         assert_eq!(json["format"], FORMAT);
         assert_eq!(json["args"]["workload"], "get");
         assert_eq!(json["args"]["sizes"][0], 4096);

@@ -77,9 +77,8 @@ impl Pool {
                     let recorder = RefCell::new(Recorder::new());
                     let workers = sides[order.side].iter_mut();
                     let (plan, budget, cursor) = (&order.plan, &order.budget, &order.cursor);
-                    let runs: futures::stream::FuturesUnordered<_> = workers
-                        .map(|worker| worker.run(plan, budget, cursor, &recorder))
-                        .collect();
+                    let runs: futures::stream::FuturesUnordered<_> =
+                        workers.map(|worker| worker.run(plan, budget, cursor, &recorder)).collect();
                     runtime.block_on(futures::StreamExt::for_each(runs, |()| async {}));
                     // The other end may have given up; then nobody wants the figures.
                     let _unwanted = order.reply.send(recorder.into_inner());
@@ -130,8 +129,7 @@ impl Pool {
 pub(crate) fn turns(sides: usize, slices: usize) -> Vec<usize> {
     (0..slices)
         .flat_map(|pair| {
-            let order: Vec<usize> =
-                if pair % 2 == 0 { (0..sides).collect() } else { (0..sides).rev().collect() };
+            let order: Vec<usize> = if pair % 2 == 0 { (0..sides).collect() } else { (0..sides).rev().collect() };
             order
         })
         .collect()

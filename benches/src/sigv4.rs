@@ -12,8 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// `x-amz-content-sha256` of a payload that is not part of the signature.
 pub(crate) const UNSIGNED_PAYLOAD: &str = "UNSIGNED-PAYLOAD";
 /// SHA-256 of no bytes at all, in hex.
-pub(crate) const EMPTY_SHA256: &str =
-    "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+pub(crate) const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 /// A key pair. Its `Debug` never shows the secret.
 #[derive(Clone)]
@@ -196,19 +195,13 @@ pub(crate) fn amz_date(seconds: u64) -> String {
     let shifted = days + 719_468;
     let era = shifted / 146_097;
     let day_of_era = shifted % 146_097;
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_index = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_index + 2) / 5 + 1;
     let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!(
-        "{year:04}{month:02}{day:02}T{:02}{:02}{:02}Z",
-        rest / 3600,
-        rest % 3600 / 60,
-        rest % 60
-    )
+    format!("{year:04}{month:02}{day:02}T{:02}{:02}{:02}Z", rest / 3600, rest % 3600 / 60, rest % 60)
 }
 
 #[cfg(test)]
@@ -232,8 +225,7 @@ mod tests {
 
     #[test]
     fn documented_get_object_with_range() {
-        let headers =
-            [HOST, ("range", "bytes=0-9"), ("x-amz-content-sha256", EMPTY_SHA256), DATE];
+        let headers = [HOST, ("range", "bytes=0-9"), ("x-amz-content-sha256", EMPTY_SHA256), DATE];
         assert_eq!(
             sign("GET", "/test.txt", "", &headers, EMPTY_SHA256),
             "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request,\
@@ -257,9 +249,7 @@ mod tests {
         assert_eq!(path, "/test%24file.text");
         let value = sign("PUT", &path, "", &headers, &sha);
         assert!(
-            value.ends_with(
-                "Signature=98ad721746da40c64f1a55b78f14c238d841ea1380cd77a1b5971af0ece108bd"
-            ),
+            value.ends_with("Signature=98ad721746da40c64f1a55b78f14c238d841ea1380cd77a1b5971af0ece108bd"),
             "{value}"
         );
     }
@@ -268,15 +258,9 @@ mod tests {
     fn documented_bucket_lifecycle_and_list() {
         let headers = [HOST, ("x-amz-content-sha256", EMPTY_SHA256), DATE];
         let lifecycle = sign("GET", "/", "lifecycle=", &headers, EMPTY_SHA256);
-        assert!(
-            lifecycle.ends_with("fea454ca298b7da1c68078a5d1bdbfbbe0d65c699e0f91ac7a200a0136783543"),
-            "{lifecycle}"
-        );
+        assert!(lifecycle.ends_with("fea454ca298b7da1c68078a5d1bdbfbbe0d65c699e0f91ac7a200a0136783543"), "{lifecycle}");
         let list = sign("GET", "/", "max-keys=2&prefix=J", &headers, EMPTY_SHA256);
-        assert!(
-            list.ends_with("34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7"),
-            "{list}"
-        );
+        assert!(list.ends_with("34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7"), "{list}");
     }
 
     #[test]
@@ -284,13 +268,7 @@ mod tests {
         let credentials = Credentials { access_key: "a".into(), secret_key: "s".into() };
         let mut signer = Signer::new(credentials.clone(), "us-east-1");
         let headers = [("host", "h")];
-        let request = Signable {
-            method: "GET",
-            path: "/",
-            query: "",
-            headers: &headers,
-            payload_sha256: EMPTY_SHA256,
-        };
+        let request = Signable { method: "GET", path: "/", query: "", headers: &headers, payload_sha256: EMPTY_SHA256 };
         let first = signer.authorization(&request, "20260101T235959Z");
         let next = signer.authorization(&request, "20260102T000000Z");
         assert_ne!(first, next);

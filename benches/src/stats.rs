@@ -27,8 +27,8 @@ pub(crate) struct Recorder {
 impl Recorder {
     /// Nothing yet.
     pub(crate) fn new() -> Self {
-        let latency_us = Histogram::new_with_bounds(1, LATENCY_US_MAX, 3)
-            .expect("constant bounds that the histogram allows");
+        let latency_us =
+            Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("constant bounds that the histogram allows");
         Self {
             latency_us,
             ops: 0,
@@ -236,8 +236,7 @@ pub(crate) fn ratios(ours: &[Summary], theirs: &[Summary]) -> Ratios {
 
 /// Median, least and greatest of the quotients; pairs with nothing on one side are left out.
 pub(crate) fn ratio(pairs: impl Iterator<Item = (f64, f64)>) -> Option<Ratio> {
-    let mut quotients: Vec<f64> =
-        pairs.filter(|(a, b)| *a > 0.0 && *b > 0.0).map(|(a, b)| a / b).collect();
+    let mut quotients: Vec<f64> = pairs.filter(|(a, b)| *a > 0.0 && *b > 0.0).map(|(a, b)| a / b).collect();
     quotients.sort_by(f64::total_cmp);
     let (min, max) = (*quotients.first()?, *quotients.last()?);
     let middle = quotients.len() / 2;
