@@ -125,7 +125,7 @@ async fn write(
         result?;
     }
 
-    let mut xml = String::from("<CompleteMultipartUpload>");
+    let mut xml = String::from("<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">");
     for (i, etag) in etags.borrow().iter().enumerate() {
         let number = i + 1;
         write!(xml, "<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>")
@@ -137,7 +137,8 @@ async fn write(
         Call { method: Method::POST, path: &path, query: &query, range: None, body: Outgoing::Full(Bytes::from(xml)) };
     let (_, _, body) = clients[0].fetch(&complete).await?;
     // S3 may answer 200 and still report a failure in the body.
-    if !String::from_utf8_lossy(&body).contains("CompleteMultipartUploadResult") {
+    let text = String::from_utf8_lossy(&body);
+    if text.contains("<Error>") || !text.contains("<ETag>") {
         return Err(ClientError::Answer("complete failed"));
     }
     Ok(())
