@@ -8,6 +8,8 @@
 mod cli;
 mod client;
 mod endpoint;
+#[cfg(test)]
+mod fake;
 mod keys;
 mod multipart;
 mod ops;
