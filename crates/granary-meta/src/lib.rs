@@ -5,9 +5,13 @@
 //! Reads are plain methods of [`Index`]. [`MetaStore::open`] is the way in; [`MemoryProposer`] is the twin for tests.
 
 pub mod apply;
+mod checkpoint;
+mod checkpointer;
 pub mod command;
 pub mod error;
 pub mod index;
+mod keeper;
+mod log;
 pub mod options;
 pub mod proposer;
 pub mod records;

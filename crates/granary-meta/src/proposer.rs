@@ -46,7 +46,7 @@ impl MemoryProposer {
     /// RocksDB's.
     pub fn new(clock: Arc<dyn Clock>) -> Result<Self> {
         let options = IndexOptions { cache_bytes: 32 << 20, env: Some(rocksdb::Env::mem_env()?), ..Default::default() };
-        let index = Index::open(std::path::Path::new("/granary-memory-index"), [0; 16], &options)?;
+        let index = Index::open(std::path::Path::new("/granary-memory-index"), Some([0; 16]), &options)?;
         Ok(Self { index: IndexHandle::new(Arc::new(index)), clock, turn: Mutex::new(()) })
     }
 }

@@ -77,15 +77,16 @@ fn family_options(family: Family, options: &IndexOptions, cache: &Cache) -> Opti
 }
 
 impl Index {
-    /// Opens the index at `path`, creating an empty one that belongs to `log_id` if nothing is there.
+    /// Opens the index at `path`, creating an empty one that belongs to `log_id` if nothing is there. With no
+    /// `log_id`, whichever is there is opened, and none is created.
     ///
     /// # Errors
     /// RocksDB's; [`MetaError::Layout`] if it belongs to another log or has a newer format.
-    pub fn open(path: &Path, log_id: [u8; 16], options: &IndexOptions) -> Result<Self> {
+    pub fn open(path: &Path, log_id: Option<[u8; 16]>, options: &IndexOptions) -> Result<Self> {
         let cache = Cache::new_lru_cache(options.cache_bytes);
         let mut db = Options::default();
-        db.create_if_missing(true);
-        db.create_missing_column_families(true);
+        db.create_if_missing(log_id.is_some());
+        db.create_missing_column_families(log_id.is_some());
         db.set_atomic_flush(true);
         db.set_db_write_buffer_size(options.memtable_bytes);
         db.set_max_open_files(options.files_open_max);
@@ -112,7 +113,7 @@ impl Index {
             tables: ArcSwap::default(),
             usage: Mutex::new(HashMap::new()),
             applied: AtomicU64::new(0),
-            log_id,
+            log_id: log_id.unwrap_or_default(),
             damaged: AtomicBool::new(false),
             write_options,
         };
@@ -120,21 +121,25 @@ impl Index {
         Ok(index)
     }
 
-    fn load(&mut self, log_id: [u8; 16]) -> Result<()> {
-        match self.get_raw(Family::Sys, layout::SYS_FORMAT)? {
-            None => {
-                let mut writes = rocksdb::WriteBatch::default();
-                writes.put_cf(self.family(Family::Sys), layout::SYS_FORMAT, FORMAT.to_le_bytes());
-                writes.put_cf(self.family(Family::Sys), layout::SYS_LOG_ID, log_id);
-                self.db.write_opt(writes, &self.write_options)?;
-            }
-            Some(format) if format == FORMAT.to_le_bytes() => {}
-            Some(format) => {
+    fn load(&mut self, log_id: Option<[u8; 16]>) -> Result<()> {
+        let sys = Family::Sys;
+        match (self.get_raw(sys, layout::SYS_FORMAT)?, log_id) {
+            (Some(format), _) if format == FORMAT.to_le_bytes() => {}
+            (Some(format), _) => {
                 return Err(MetaError::Layout(format!("the index has format {format:?}, this program knows {FORMAT}")));
             }
+            (None, Some(log_id)) => {
+                let mut writes = rocksdb::WriteBatch::default();
+                writes.put_cf(self.family(sys), layout::SYS_FORMAT, FORMAT.to_le_bytes());
+                writes.put_cf(self.family(sys), layout::SYS_LOG_ID, log_id);
+                self.db.write_opt(writes, &self.write_options)?;
+            }
+            (None, None) => return Err(MetaError::Layout("the index is empty".to_owned())),
         }
-        if self.get_raw(Family::Sys, layout::SYS_LOG_ID)?.as_deref() != Some(&log_id[..]) {
-            return Err(MetaError::Layout("the index belongs to another log".to_owned()));
+        let found = self.get_raw(sys, layout::SYS_LOG_ID)?.and_then(|id| <[u8; 16]>::try_from(&id[..]).ok());
+        match (found, log_id) {
+            (Some(found), wanted) if wanted.is_none_or(|id| id == found) => self.log_id = found,
+            _ => return Err(MetaError::Layout("the index belongs to another log".to_owned())),
         }
         if let Some(bytes) = self.get_raw(Family::Sys, layout::SYS_APPLIED)? {
             let bytes =
