@@ -215,3 +215,93 @@ impl FileHead {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Command;
+    use crate::log::seal::Purpose;
+    use crate::options::MetaKey;
+    use granary_types::Timestamp;
+    use proptest::prelude::*;
+
+    fn key() -> MetaKey {
+        MetaKey([7; 32])
+    }
+
+    fn head() -> Head {
+        Head {
+            log_id: [1; 16],
+            session: [2; 16],
+            frame: 42,
+            first: 1000,
+            file: 3,
+            count: 0,
+            epoch: 5,
+            payload_bytes: 0,
+        }
+    }
+
+    fn commands(count: usize) -> Vec<Envelope> {
+        let command = |n: usize| Command::SetSystem { name: format!("name/{n}"), value: None };
+        (0..count).map(|n| Envelope { at: Timestamp(n as u64), command: command(n) }).collect()
+    }
+
+    fn sealed(commands: &[Envelope], mirrors: &[DriveId]) -> Vec<u8> {
+        let encoded: Vec<Vec<u8>> = commands.iter().map(|c| postcard::to_allocvec(c).unwrap()).collect();
+        let sealer = Sealer::new(&key(), Purpose::Log, &[2; 16]);
+        let mut out = AlignedBuf::new(4096);
+        let head = Head { count: commands.len() as u32, ..head() };
+        encode(head, mirrors, encoded.iter().map(|e| &e[..]), &sealer, &mut out);
+        out.to_vec()
+    }
+
+    #[test]
+    fn frames_round_trip_and_are_padded() {
+        for count in [1, 2, 500] {
+            let commands = commands(count);
+            let bytes = sealed(&commands, &[DriveId([8; 16]), DriveId([9; 16])]);
+            assert!(bytes.len().is_multiple_of(ALIGN_BYTES));
+            let frame = decode(&bytes, &mut Sealers::new(&key(), Purpose::Log)).unwrap();
+            assert_eq!(frame.commands, commands);
+            assert_eq!(frame.mirrors, [DriveId([8; 16]), DriveId([9; 16])]);
+            assert_eq!(frame.head.disk_bytes(), bytes.len());
+            assert!(decode(&bytes, &mut Sealers::new(&MetaKey([8; 32]), Purpose::Log)).is_none());
+        }
+    }
+
+    #[test]
+    fn the_bytes_of_a_frame_and_a_file_header_are_golden() {
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        let file = FileHead { log_id: [1; 16], file: 3, first_frame: 42, first_position: 1000 };
+        for (name, made) in
+            [("log-frame-v1", sealed(&commands(3), &[DriveId([8; 16])])), ("log-file-head-v1", file.encode().to_vec())]
+        {
+            let path = dir.join(format!("{name}.bin"));
+            if std::env::var_os("UPDATE_GOLDEN").is_some() && !path.exists() {
+                std::fs::write(&path, &made).unwrap();
+            }
+            assert_eq!(std::fs::read(&path).unwrap(), made, "{name}");
+        }
+        let stored = std::fs::read(dir.join("log-frame-v1.bin")).unwrap();
+        assert_eq!(decode(&stored, &mut Sealers::new(&key(), Purpose::Log)).unwrap().commands, commands(3));
+        assert_eq!(FileHead::decode(&std::fs::read(dir.join("log-file-head-v1.bin")).unwrap()), Some(file));
+    }
+
+    proptest! {
+        #[test]
+        fn a_flipped_bit_in_a_frame_is_found(bit in 0usize..8 * 300) {
+            let mut bytes = sealed(&commands(8), &[DriveId([8; 16])]);
+            let used = HEAD_BYTES + Head::decode(&bytes).unwrap().payload_bytes as usize + TAG_BYTES;
+            let bit = bit % (used * 8);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(decode(&bytes, &mut Sealers::new(&key(), Purpose::Log)).is_none());
+        }
+
+        #[test]
+        fn arbitrary_bytes_are_no_frame(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert!(decode(&bytes, &mut Sealers::new(&key(), Purpose::Log)).is_none());
+            prop_assert!(FileHead::decode(&bytes).is_none());
+        }
+    }
+}
