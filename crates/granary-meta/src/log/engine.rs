@@ -261,7 +261,6 @@ impl Engine {
             Control::Cut(position) if self.state.joining => self.state.cut_later = self.state.cut_later.max(position),
             Control::Cut(position) => self.mirrors.cut(position),
             Control::Joined(folder, copied) => self.joined(&folder, copied),
-            Control::Look => {}
         }
     }
 

@@ -182,6 +182,8 @@ pub(crate) fn decode(bytes: &[u8], sealers: &mut Sealers) -> Option<Frame> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FileHead {
     pub log_id: [u8; 16],
+    /// Tells the log's key from another, see [`super::seal::key_check`].
+    pub key_check: [u8; 16],
     /// Number of the file.
     pub file: u64,
     /// Number of its first frame.
@@ -194,6 +196,7 @@ impl FileHead {
     /// The header block.
     pub(crate) fn encode(&self) -> AlignedBuf {
         let mut body = self.log_id.to_vec();
+        body.extend_from_slice(&self.key_check);
         for number in [self.file, self.first_frame, self.first_position] {
             body.extend_from_slice(&number.to_le_bytes());
         }
@@ -206,12 +209,13 @@ impl FileHead {
 
     /// The header at the start of `bytes`, if it is one.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        let (_, body) = frame::decode(FILE_MAGIC, VERSION, 40, bytes).ok()?;
-        (body.len() == 40).then(|| Self {
+        let (_, body) = frame::decode(FILE_MAGIC, VERSION, 56, bytes).ok()?;
+        (body.len() == 56).then(|| Self {
             log_id: id_at(body, 0),
-            file: u64_at(body, 16),
-            first_frame: u64_at(body, 24),
-            first_position: u64_at(body, 32),
+            key_check: id_at(body, 16),
+            file: u64_at(body, 32),
+            first_frame: u64_at(body, 40),
+            first_position: u64_at(body, 48),
         })
     }
 }
@@ -273,7 +277,7 @@ mod tests {
     #[test]
     fn the_bytes_of_a_frame_and_a_file_header_are_golden() {
         let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-        let file = FileHead { log_id: [1; 16], file: 3, first_frame: 42, first_position: 1000 };
+        let file = FileHead { log_id: [1; 16], key_check: [6; 16], file: 3, first_frame: 42, first_position: 1000 };
         for (name, made) in
             [("log-frame-v1", sealed(&commands(3), &[DriveId([8; 16])])), ("log-file-head-v1", file.encode().to_vec())]
         {

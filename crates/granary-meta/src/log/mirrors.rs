@@ -14,7 +14,7 @@ use granary_types::DriveId;
 use super::folder::LogFolder;
 use super::frame::{self, FILE_HEADER_BYTES, FileHead, Head};
 use super::queue::Pending;
-use super::seal::{Purpose, Sealer};
+use super::seal::{Purpose, Sealer, key_check};
 use super::spares::{Spare, Spares};
 use super::writer::MirrorWriter;
 use crate::error::{MetaError, Result};
@@ -53,6 +53,7 @@ pub(crate) struct Mirrors {
     up: Vec<Mirror>,
     at: Position,
     session: [u8; 16],
+    key_check: [u8; 16],
     sealer: Sealer,
     spares: Spares,
     file_bytes: u64,
@@ -81,6 +82,7 @@ impl Mirrors {
         let spares = Spares::spawn(file_bytes).map_err(MetaError::io("start a thread for", "spares"))?;
         let mut mirrors = Self {
             up: Vec::new(),
+            key_check: key_check(key, &at.log_id),
             at,
             session,
             sealer: Sealer::new(key, Purpose::Log, &session),
@@ -136,6 +138,7 @@ impl Mirrors {
     pub(crate) fn rotate(&mut self, joining: &[MirrorFolder]) -> Result<()> {
         let head = FileHead {
             log_id: self.at.log_id,
+            key_check: self.key_check,
             file: self.at.next_file,
             first_frame: self.at.next_frame,
             first_position: self.at.next_position,

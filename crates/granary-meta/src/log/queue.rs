@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use granary_types::{DriveId, Timestamp};
+use granary_types::DriveId;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
@@ -29,8 +29,6 @@ pub(crate) enum Control {
     Cut(u64),
     /// A copy of the closed log files for a joining mirror is done (or failed).
     Joined(MirrorFolder, Result<u64>),
-    /// Spare files were made ready, or something else that is worth another look.
-    Look,
 }
 
 /// What the log's thread finds when it looks.
@@ -173,9 +171,4 @@ pub(crate) fn encode(envelope: &Envelope) -> Vec<u8> {
     };
     postcard::to_extend(envelope, Vec::with_capacity(inline + 512))
         .expect("commands hold no type that postcard cannot encode")
-}
-
-/// Where command times come from, as the proposer reads it.
-pub(crate) fn stamp(clock: &dyn granary_types::Clock) -> Timestamp {
-    clock.now()
 }

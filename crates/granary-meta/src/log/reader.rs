@@ -10,7 +10,7 @@ use granary_types::DriveId;
 
 use super::folder::LogFolder;
 use super::frame::{self, FILE_HEADER_BYTES, FileHead, Frame, Head};
-use super::seal::{Purpose, Sealers};
+use super::seal::{Purpose, Sealers, key_check};
 use crate::error::{MetaError, Result};
 use crate::options::{MetaKey, MirrorFolder};
 
@@ -20,6 +20,7 @@ pub(crate) struct LogReader {
     /// File number → header.
     files: BTreeMap<u64, FileHead>,
     sealers: Sealers,
+    key: MetaKey,
 }
 
 /// Where the log ends, and what was found on the way.
@@ -66,7 +67,7 @@ impl LogReader {
                 }
             }
         }
-        Self { folders, files, sealers: Sealers::new(key, Purpose::Log) }
+        Self { folders, files, sealers: Sealers::new(key, Purpose::Log), key: key.clone() }
     }
 
     /// Whether there is no log at all.
@@ -77,8 +78,11 @@ impl LogReader {
     /// The log's identity.
     ///
     /// # Errors
-    /// If the folders hold files of different logs.
+    /// If the folders hold files of different logs, or the key is not the log's.
     pub(crate) fn log_id(&self) -> Result<Option<[u8; 16]>> {
+        if self.files.values().any(|h| h.key_check != key_check(&self.key, &h.log_id)) {
+            return Err(MetaError::Layout("the log was sealed with another key".to_owned()));
+        }
         let mut ids = self.files.values().map(|h| h.log_id);
         let first = ids.next();
         match ids.find(|id| Some(*id) != first) {
@@ -211,9 +215,11 @@ impl LogReader {
         for (_, copy) in copies {
             let mut later = at + granary_types::limits::ALIGN_BYTES;
             while let Some(bytes) = copy.get(later..).filter(|b| !b.is_empty()) {
+                // A whole head is evidence enough: only one frame is ever in flight, and a file's former life
+                // had another number.
                 let follows = Head::decode(bytes)
                     .is_some_and(|h| h.log_id == head.log_id && h.file == head.file && h.frame > end.next_frame);
-                if follows && frame::decode(bytes, &mut self.sealers).is_some() {
+                if follows {
                     return FileEnd::Damaged(format!(
                         "no mirror has frame {} at offset {at} of file {:016x}, but a good one follows at {later}",
                         end.next_frame, head.file

@@ -9,6 +9,8 @@ use std::collections::HashMap;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
 
+use zeroize::Zeroizing;
+
 use crate::options::MetaKey;
 
 /// Bytes of a tag.
@@ -23,16 +25,29 @@ pub(crate) enum Purpose {
     Checkpoint,
 }
 
-struct KeyBytes;
+struct OutputBytes(usize);
 
-impl KeyType for KeyBytes {
+impl KeyType for OutputBytes {
     fn len(&self) -> usize {
-        32
+        self.0
     }
 }
 
 /// A session's key.
 pub(crate) struct Sealer(LessSafeKey);
+
+fn derive<const N: usize>(key: &MetaKey, salt: &[u8; 16], info: &[u8]) -> Zeroizing<[u8; N]> {
+    let mut bytes = Zeroizing::new([0u8; N]);
+    let extracted = Salt::new(HKDF_SHA256, salt).extract(&key.0);
+    let filled = extracted.expand(&[info], OutputBytes(N)).and_then(|okm| okm.fill(&mut bytes[..]));
+    filled.expect("a few bytes are within HKDF's bounds");
+    bytes
+}
+
+/// What tells a log's key from another without sealing anything: it stands in every file's header.
+pub(crate) fn key_check(key: &MetaKey, log_id: &[u8; 16]) -> [u8; 16] {
+    *derive(key, log_id, b"granary log key check v1")
+}
 
 impl Sealer {
     /// The key of `session` for `purpose`.
@@ -41,12 +56,7 @@ impl Sealer {
             Purpose::Log => b"granary log frame v1",
             Purpose::Checkpoint => b"granary checkpoint manifest v1",
         };
-        let derived = Salt::new(HKDF_SHA256, session).extract(&key.0);
-        let derived = derived.expand(&[info], KeyBytes).map(|okm| {
-            let mut bytes = zeroize::Zeroizing::new([0u8; 32]);
-            okm.fill(&mut bytes[..]).map(|()| bytes)
-        });
-        let Ok(Ok(bytes)) = derived else { unreachable!("32 bytes are within HKDF's bounds") };
+        let bytes = derive::<32>(key, session, info);
         let key = UnboundKey::new(&AES_256_GCM, &bytes[..]).expect("the key has AES-256's length");
         Self(LessSafeKey::new(key))
     }

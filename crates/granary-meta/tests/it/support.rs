@@ -1,5 +1,4 @@
 //! What the tests share: records to write, a clock that is turned by hand, stores in temporary folders.
-#![allow(dead_code, missing_docs, unreachable_pub)]
 
 use std::path::Path;
 use std::sync::Arc;

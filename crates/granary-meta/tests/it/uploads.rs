@@ -1,13 +1,10 @@
 //! Multipart uploads: parts, completion, what becomes garbage, and repeats.
-#![allow(missing_docs)]
 
-mod support;
-
+use crate::support::*;
 use granary_meta::Proposer;
 use granary_meta::command::{Command, CompletedPart, Condition, EtagMatch, Outcome, Refusal};
 use granary_meta::records::{BucketOptions, PartOwner, PartPlace, Versioning};
 use granary_types::{BucketId, Checksum, ChecksumAlgorithm, ChecksumHasher, ChecksumKind};
-use support::*;
 
 const MIB: u64 = 1 << 20;
 

@@ -1,15 +1,12 @@
 //! What the log survives: torn tails, flipped bits, lost mirrors. And what it refuses.
-#![allow(missing_docs)]
-
-mod support;
 
 use std::path::{Path, PathBuf};
 
+use crate::support::*;
 use granary_meta::command::Outcome;
 use granary_meta::records::{BucketOptions, Versioning};
 use granary_meta::{IndexSource, MetaError, MetaStore, Proposer};
 use granary_types::BucketId;
-use support::*;
 
 const BUCKET: BucketId = BucketId(1);
 const BLOCK: usize = 4096;

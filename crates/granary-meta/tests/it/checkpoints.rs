@@ -1,14 +1,11 @@
 //! Checkpoints: made, copied, restored from any folder; and an index that fails while running.
-#![allow(missing_docs)]
-
-mod support;
 
 use std::path::{Path, PathBuf};
 
+use crate::support::*;
 use granary_meta::records::{BucketOptions, Versioning};
 use granary_meta::{IndexSource, MetaStore, Proposer};
 use granary_types::BucketId;
-use support::*;
 
 const BUCKET: BucketId = BucketId(1);
 

@@ -1,13 +1,10 @@
 //! What each command does, one family at a time.
-#![allow(missing_docs)]
 
-mod support;
-
+use crate::support::*;
 use granary_meta::command::{BucketChange, Command, Condition, EtagMatch, Outcome, Refusal, VersionChange};
 use granary_meta::records::{BucketOptions, PartOwner, Parts, Retention, RetentionMode, Versioning};
 use granary_meta::{Proposer, Usage};
 use granary_types::{BucketId, DriveId, DriveNo, Placement, Scheme, Timestamp, VersionId};
-use support::*;
 
 fn refused(refusal: Refusal) -> Outcome {
     Outcome::Refused(refusal)
@@ -206,7 +203,7 @@ fn object_lock_guards_every_way_out() {
 
     let version = version_of(propose(&p, put(bucket, "a", 1, 1)));
     let change = |change| Command::ChangeVersion { bucket, key: key("a"), version: Some(version), change };
-    let until = |secs| Timestamp(1_000_000_000_000 + secs * 1_000_000);
+    let until = |secs: u64| Timestamp(1_000_000_000_000 + secs * 1_000_000);
     let retain = |mode, secs, bypass| {
         change(VersionChange::Retention { retention: Some(Retention { mode, until: until(secs) }), bypass })
     };

@@ -1,12 +1,10 @@
 //! The encodings of records and commands, byte for byte: what a version wrote, every later one reads.
 //! `UPDATE_GOLDEN=1` writes missing files; existing ones are never rewritten by a test.
-#![allow(missing_docs)]
-
-mod support;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::support::*;
 use bytes::Bytes;
 use granary_meta::command::{BucketChange, Command, Condition, Envelope, EtagMatch, VersionChange};
 use granary_meta::records::{
@@ -18,7 +16,6 @@ use granary_types::{
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use support::*;
 
 fn golden<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(file: &str, value: &T) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{file}.bin"));

@@ -1,16 +1,13 @@
 //! What every `Proposer` must do, run on each.
-#![allow(missing_docs)]
-
-mod support;
 
 use std::sync::Arc;
 
+use crate::support::*;
 use futures::executor::block_on;
 use futures::future::join_all;
 use granary_meta::Proposer;
 use granary_meta::command::{Command, Condition, EtagMatch, Outcome};
 use granary_meta::records::{BucketOptions, Versioning};
-use support::*;
 
 /// An outcome is in the index before it is told.
 fn reads_see_what_was_answered(p: &dyn Proposer) {

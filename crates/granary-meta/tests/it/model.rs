@@ -1,16 +1,13 @@
 //! A reference model of S3's semantics in plain maps, and generated operations against apply and index.
-#![allow(missing_docs)]
-
-mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::support::*;
 use granary_meta::command::{BucketChange, Command, Condition, EtagMatch, Outcome, Refusal};
 use granary_meta::records::{BucketOptions, PartOwner, Versioning};
 use granary_meta::{MemoryProposer, Proposer, Usage};
 use granary_types::{BucketId, VersionId};
 use proptest::prelude::*;
-use support::*;
 
 const KEYS: [&str; 9] = ["a", "a/", "a/b", "a/b/c", "a/c", "a-b", "b", "é/x", "é/y"];
 
@@ -275,7 +272,7 @@ impl Model {
                         (
                             o.etag.clone(),
                             o.size_bytes,
-                            self.p.index().version(self.bucket, &support::key(&key), record.version),
+                            self.p.index().version(self.bucket, &crate::support::key(&key), record.version),
                         )
                     });
                     let object = object.map(|(etag, size, by_id)| {

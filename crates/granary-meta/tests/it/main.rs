@@ -1,0 +1,11 @@
+//! Tests of the metadata as those above see it: one binary, so that RocksDB is linked once.
+#![allow(missing_docs, unreachable_pub, clippy::wildcard_imports)]
+
+mod checkpoints;
+mod commands;
+mod conformance;
+mod golden;
+mod model;
+mod recovery;
+mod support;
+mod uploads;
