@@ -25,6 +25,9 @@ mod sync;
 pub mod testing;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 pub use api::{
     DriveError, DriveHealth, DriveSpace, Result, ShardInfo, ShardSpec, ShardStore, ShardWriter, VerifyReport,
 };
