@@ -169,7 +169,10 @@ impl Index {
     /// `Io`, with RocksDB's words, where it cannot be opened.
     pub(crate) fn open(path: &Path, key: &[u8; 32]) -> Result<Self> {
         let env = sealed_env(key).map_err(|error| DriveError::Format(error.to_string()))?;
-        let mut options = Options::default();
+        // Without this RocksDB flushes when dropped; a drive flushes on `close`, and only there.
+        let mut options = Options::default()
+            .get_options_from_string("avoid_flush_during_shutdown=true")
+            .map_err(|error| failed("options", &error))?;
         options.create_if_missing(true);
         options.set_env(&env);
         options.set_write_buffer_size(MEMTABLE_BYTES);
@@ -180,10 +183,6 @@ impl Index {
         options.set_max_log_file_size(1024 * 1024);
         options.set_log_level(rocksdb::LogLevel::Warn);
         options.set_max_open_files(256);
-        // Without it RocksDB flushes when dropped; a drive flushes on `close`, and only there.
-        options
-            .get_options_from_string("avoid_flush_during_shutdown=true")
-            .map_err(|error| failed("options", &error))?;
         let mut table = BlockBasedOptions::default();
         table.set_block_cache(&Cache::new_lru_cache(CACHE_BYTES));
         table.set_bloom_filter(10.0, false);

@@ -237,7 +237,10 @@ mod tests {
     const SECRET: &[u8] = b"PLAINTEXT-THAT-MUST-NOT-BE-FOUND";
 
     fn options(key: &[u8; 32]) -> Options {
-        let mut options = Options::default();
+        options_over(Options::default(), key)
+    }
+
+    fn options_over(mut options: Options, key: &[u8; 32]) -> Options {
         options.create_if_missing(true);
         options.set_env(&sealed_env(key).unwrap());
         options.set_enable_blob_files(true);
@@ -317,8 +320,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut write = WriteOptions::default();
         write.disable_wal(true);
-        let mut lossy = options(&[1; 32]);
-        lossy.get_options_from_string("avoid_flush_during_shutdown=true").unwrap();
+        // The string makes *new* options that own neither env nor cache: it comes first.
+        let lossy = Options::default().get_options_from_string("avoid_flush_during_shutdown=true").unwrap();
+        let lossy = options_over(lossy, &[1; 32]);
         {
             let db = DB::open(&lossy, dir.path()).unwrap();
             db.put_opt(b"a", b"1", &write).unwrap();
