@@ -267,7 +267,7 @@ impl Page {
             }
         }
         self.counters("granary_drive_events_total", "What a drive has done, by name.", ["drive", "event"], &events)?;
-        let mut family = MetricFamily::new();
+        let mut family = MetricFamily::default();
         family.set_name("granary_drive_seconds".to_owned());
         family.set_help("How long a drive's operations took; `commit` runs from the call to durable.".to_owned());
         family.set_field_type(MetricType::HISTOGRAM);
@@ -283,18 +283,18 @@ fn times_metric(drive: &str, op: &str, latency: &Latency) -> Metric {
     let counts = latency.buckets();
     let bounded = counts.iter().take(counts.len() - 1).enumerate().map(|(power, count)| {
         total += count;
-        let mut bucket = Bucket::new();
+        let mut bucket = Bucket::default();
         bucket.set_cumulative_count(total);
         bucket.set_upper_bound((1u64 << power) as f64 / 1e6);
         bucket
     });
     let buckets: Vec<Bucket> = bounded.collect();
-    let mut histogram = Histogram::new();
+    let mut histogram = Histogram::default();
     histogram.set_bucket(buckets);
     histogram.set_sample_count(counts.iter().sum());
     histogram.set_sample_sum(latency.total_us() as f64 / 1e6);
     let labels = [("drive", drive), ("op", op)].map(|(name, value)| {
-        let mut label = LabelPair::new();
+        let mut label = LabelPair::default();
         label.set_name(name.to_owned());
         label.set_value(value.to_owned());
         label
