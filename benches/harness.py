@@ -92,6 +92,9 @@ class Bench:
         if code not in (0, 2) or not path.exists():
             raise SystemExit(f"bench: '{label}' gave no figures (exit {code})")
         report = json.loads(path.read_text())
+        for one in report["sides"]:
+            if one["total"]["ops"] == 0:
+                raise SystemExit(f"bench: '{label}': no operation succeeded: {one['total']['errors']}")
         self.errors += sum(s["total"]["error_count"] for s in report["sides"])
         self.runs[label] = report
         return report
