@@ -8,7 +8,9 @@ use granary_types::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::records::{BucketOptions, BucketRecord, ObjectRecord, PartRecord, Retention, UploadRecord, Versioning};
+use crate::records::{
+    BucketOptions, BucketRecord, ObjectRecord, PartRecord, Retention, UploadRecord, VersionRecord, Versioning,
+};
 
 /// A command with what the proposer adds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -236,6 +238,18 @@ pub enum Command {
         name: String,
         /// Value; `None` removes it.
         value: Option<Bytes>,
+    },
+    /// Puts a version back into a key's history, exactly as it was, without any check but that it is not there
+    /// yet: the last resort, when index and log are lost and versions come from shard headers.
+    RestoreVersion {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: ObjectKey,
+        /// The version. A multipart object's `Parts::Manifest` names the manifest that `parts` fill.
+        version: Box<VersionRecord>,
+        /// The parts of a multipart object, in order; empty for others.
+        parts: Vec<PartRecord>,
     },
 }
 

@@ -15,6 +15,7 @@ mod log;
 pub mod options;
 pub mod proposer;
 pub mod records;
+pub mod rescue;
 pub mod stats;
 pub mod store;
 

@@ -13,6 +13,7 @@ mod condition;
 mod lock;
 mod object;
 mod parts;
+mod restore;
 mod system;
 mod upload;
 mod version;
@@ -82,6 +83,7 @@ pub fn apply(envelope: &Envelope, index: &Index, batch: &mut Batch<'_>) -> Resul
         Command::RegisterDrive { drive } => cx.register_drive(*drive),
         Command::RetireDrive { drive } => cx.retire_drive(*drive),
         Command::SetSystem { name, value } => cx.set_system(name, value.as_deref()),
+        Command::RestoreVersion { bucket, key, version, parts } => cx.restore_version(*bucket, key, version, parts),
     };
     match done {
         Ok(outcome) => Ok(outcome),

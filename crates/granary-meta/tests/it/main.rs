@@ -7,5 +7,7 @@ mod conformance;
 mod golden;
 mod model;
 mod recovery;
+mod rescue;
+mod scale;
 mod support;
 mod uploads;
