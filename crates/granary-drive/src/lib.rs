@@ -18,6 +18,7 @@ mod reader;
 mod reclaim;
 mod recover;
 pub mod rocks;
+pub mod scrub;
 mod space;
 pub mod stats;
 mod sync;

@@ -187,11 +187,6 @@ impl Space {
         }
     }
 
-    /// The largest extent a new segment of `segment_bytes` can hold whole must be at least `len_bytes`.
-    pub(crate) const fn fits(segment_bytes: u64, len_bytes: u64) -> bool {
-        len_bytes + SEGMENT_HEAD_BYTES <= segment_bytes
-    }
-
     /// Adds a segment. `tail` is where handing out goes on; a sealed one takes nothing more.
     pub(crate) fn add(&self, segment: Arc<Segment>, tail: u64, sealed: bool, live_bytes: u64) {
         let no = segment.no;
@@ -232,6 +227,7 @@ impl Space {
     }
 
     /// All segments.
+    #[cfg(test)]
     pub(crate) fn segments(&self) -> Vec<Arc<Segment>> {
         self.files.read().values().cloned().collect()
     }

@@ -81,12 +81,6 @@ impl CommitQueue {
             self.idle.wait(&mut state);
         }
     }
-
-    /// Commits that wait right now.
-    #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
-        self.state.lock().tickets.len()
-    }
 }
 
 /// The thread.
