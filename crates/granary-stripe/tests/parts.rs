@@ -380,3 +380,26 @@ async fn stripes_in_flight_are_bounded() {
     assert!(begun.elapsed() >= Duration::from_secs(3), "{:?}", begun.elapsed());
     rig.get_all(&location).await.unwrap();
 }
+
+/// Callers run these inside spawned tasks and boxed futures: they have to be `Send`. Checked by compiling.
+#[test]
+fn futures_are_send() {
+    fn is_send<T: Send>(_: T) {}
+    async fn all(store: granary_stripe::StripeStore, location: granary_types::PartLocation) {
+        let mut writer = store.begin(location.part, 1, scheme("1+0")).await.unwrap();
+        writer.advance().await.unwrap();
+        let _ = writer.commit(Bytes::new()).await;
+        let _ = store.read_chunks(&location, 0..1).unwrap().next().await;
+        let _ = store.rebuild_chunk(&location, 0, |slot| !slot.is_empty()).await;
+        let _ = store.repair_part(&location, granary_stripe::RepairPlan::default()).await;
+        let _ = store.free_part(location.part, &location.placement).await;
+        let _ = store.orphans(DriveNo(0), None, 1, (0, 0), |_| true).await;
+    }
+    let rig = Rig::new(1);
+    let location = granary_types::PartLocation {
+        part: PartId([1; 16]),
+        payload_bytes: 1,
+        placement: granary_types::Placement { scheme: scheme("1+0"), drives: vec![DriveNo(0)], missing: 0 },
+    };
+    is_send(all(rig.store.clone(), location));
+}
