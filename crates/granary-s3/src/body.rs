@@ -54,7 +54,7 @@ pub(crate) fn exact_len(blob: Option<&StreamingBlob>) -> Option<u64> {
 
 /// The store's payload for the answer.
 pub(crate) fn outgoing(body: BodyOut, len: u64, trace: Arc<Trace>) -> StreamingBlob {
-    StreamingBlob::new(Outgoing { body: Mutex::new(body), remaining: len, trace })
+    StreamingBlob::new(Outgoing { body: Mutex::new(body), remaining: len, is_cut: false, trace })
 }
 
 /// Why an answer was cut short.
@@ -72,11 +72,14 @@ struct Outgoing {
     /// Never locked: the mutex makes the stream `Sync`, which s3s asks for.
     body: Mutex<BodyOut>,
     remaining: u64,
+    /// An error was passed on: nothing comes after it.
+    is_cut: bool,
     trace: Arc<Trace>,
 }
 
 impl Outgoing {
     fn cut(&mut self, why: CutShort, cause: &dyn std::fmt::Display) -> Poll<Option<Result<Bytes, StdError>>> {
+        self.is_cut = true;
         tracing::error!(request_id = %self.trace.id, op = self.trace.operation(), "answer cut short: {why}: {cause}");
         Poll::Ready(Some(Err(Box::new(why))))
     }
@@ -87,6 +90,9 @@ impl Stream for Outgoing {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
+        if this.is_cut {
+            return Poll::Ready(None);
+        }
         let body = this.body.get_mut().unwrap_or_else(PoisonError::into_inner);
         match body.as_mut().poll_next(cx) {
             Poll::Pending => Poll::Pending,
