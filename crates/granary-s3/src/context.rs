@@ -91,6 +91,8 @@ pub(crate) struct Trace {
     bytes_in: AtomicU64,
     /// What went wrong on our side, for the one log line.
     fault: Mutex<Option<String>>,
+    /// What is wrong with the request's document, for which s3s has no answer.
+    verdict: Mutex<Option<S3Error>>,
 }
 
 impl Trace {
@@ -102,6 +104,7 @@ impl Trace {
             operation: AtomicU8::new(0),
             bytes_in: AtomicU64::new(0),
             fault: Mutex::new(None),
+            verdict: Mutex::new(None),
         }
     }
 
@@ -123,6 +126,14 @@ impl Trace {
 
     pub(crate) fn set_fault(&self, what: String) {
         *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(what);
+    }
+
+    pub(crate) fn set_verdict(&self, error: S3Error) {
+        *self.verdict.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    }
+
+    pub(crate) fn take_verdict(&self) -> Option<S3Error> {
+        self.verdict.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     pub(crate) fn take_fault(&self) -> Option<String> {

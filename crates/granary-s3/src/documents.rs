@@ -1,20 +1,25 @@
 //! XML documents on their way in and out: claims that s3s does not check, and error documents made whole.
 
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
 use bytes::Bytes;
-use granary_types::ChecksumHasher;
-use http::header::HeaderMap;
+use granary_types::{Checksum, ChecksumAlgorithm, ChecksumHasher};
+use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http::{HeaderName, Method};
-use http_body_util::{BodyExt, Limited};
+use http_body::{Body, Frame, SizeHint};
 use md5::{Digest, Md5};
 use s3s::{S3Error, S3ErrorCode, StdError};
 
 use crate::checksums;
+use crate::context::Trace;
+use crate::error::bad_request;
 
-const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
+const CONTENT_SHA256: HeaderName = HeaderName::from_static("x-amz-content-sha256");
 
-/// Subresources whose PUT (or, for `delete`, POST) carries a document. (CompleteMultipartUpload's checksum
-/// header is about the object, not about the document.)
+/// Subresources whose PUT carries a document.
 const SUBRESOURCES: [&str; 20] = [
     "accelerate",
     "acl",
@@ -38,54 +43,128 @@ const SUBRESOURCES: [&str; 20] = [
     "analytics",
 ];
 
-/// Whether the request brings a document together with an MD5 or a checksum of it.
-pub(crate) fn has_claims(parts: &Parts) -> bool {
-    let Some(query) = parts.uri.query() else { return false };
-    (parts.method == Method::PUT || parts.method == Method::POST)
-        && query.split('&').any(|pair| SUBRESOURCES.contains(&pair.split('=').next().unwrap_or_default()))
-        && has_claim(&parts.headers)
+/// Whether the request's body is a document and not an object's payload.
+pub(crate) fn is_document(parts: &Parts) -> bool {
+    let query = parts.uri.query().unwrap_or_default();
+    let names_one = || query.split('&').any(|pair| SUBRESOURCES.contains(&pair.split('=').next().unwrap_or_default()));
+    parts.method == Method::POST || (parts.method == Method::PUT && names_one())
 }
 
-fn has_claim(headers: &HeaderMap) -> bool {
-    headers.contains_key(CONTENT_MD5) || headers.keys().any(|name| name.as_str().starts_with("x-amz-checksum-"))
+/// A document on its way to s3s, checked as it passes: its size, `Content-MD5`, checksum and SHA-256. s3s would answer
+/// each of these with `500 InternalError`; the right answer is left with the request's trace, and takes that one's
+/// place. (Gathering the document here instead would let anybody fill memory, for s3s has not authenticated yet.)
+pub(crate) struct Checked<B> {
+    body: B,
+    trace: Arc<Trace>,
+    bytes_max: u64,
+    announced_bytes: Option<u64>,
+    seen_bytes: u64,
+    md5: Option<(Md5, [u8; 16])>,
+    checksum: Option<(ChecksumHasher, Checksum)>,
+    sha256: Option<(ChecksumHasher, Vec<u8>)>,
 }
 
-/// Gathers the document and checks it.
-///
-/// # Errors
-/// What S3 says to a digest that differs, or to a document over `bytes_max`.
-pub(crate) async fn verified<B>(parts: &Parts, body: B, bytes_max: usize) -> Result<Bytes, S3Error>
-where
-    B: http_body::Body<Data = Bytes>,
-    B::Error: Into<StdError>,
-{
-    let document = Limited::new(body, bytes_max)
-        .collect()
-        .await
-        .map_err(|error| match error.downcast_ref::<http_body_util::LengthLimitError>() {
-            Some(_) => S3Error::new(S3ErrorCode::MaxMessageLengthExceeded),
-            None => S3Error::new(S3ErrorCode::IncompleteBody),
-        })?
-        .to_bytes();
-    let claims = checksums::claims(&parts.headers, None, None)?;
-    if claims.md5.is_some_and(|md5| md5[..] != Md5::digest(&document)[..]) {
-        return Err(S3Error::with_message(
-            S3ErrorCode::BadDigest,
-            "The Content-MD5 you specified did not match what we received.",
-        ));
+impl<B> Checked<B> {
+    /// # Errors
+    /// Claims that are malformed in themselves.
+    pub(crate) fn new(parts: &Parts, body: B, trace: Arc<Trace>, bytes_max: usize) -> Result<Self, S3Error> {
+        // The checksum header of CompleteMultipartUpload and its kin is about the object.
+        let is_about_object = parts.uri.query().is_some_and(|query| query.contains("uploadId="));
+        let claims = if is_about_object { None } else { Some(checksums::claims(&parts.headers, None, None)?) };
+        let (md5, checksum) = claims.map_or((None, None), |claims| (claims.md5, claims.checksum));
+        let announced = parts.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
+        let sha256 = parts.headers.get(CONTENT_SHA256).and_then(|value| from_hex(value.as_bytes()));
+        Ok(Self {
+            body,
+            trace,
+            bytes_max: bytes_max as u64,
+            announced_bytes: announced,
+            seen_bytes: 0,
+            md5: md5.map(|md5| (Md5::new(), md5)),
+            checksum: checksum.map(|claimed| (ChecksumHasher::new(claimed.algorithm), claimed)),
+            sha256: sha256.map(|claimed| (ChecksumHasher::new(ChecksumAlgorithm::Sha256), claimed)),
+        })
     }
-    if let Some(claimed) = claims.checksum {
-        let mut hasher = ChecksumHasher::new(claimed.algorithm);
-        hasher.update(&document);
-        if hasher.finish() != claimed {
+
+    fn take_in(&mut self, bytes: &[u8]) -> Result<(), S3Error> {
+        self.seen_bytes += bytes.len() as u64;
+        if self.seen_bytes > self.bytes_max || self.announced_bytes.is_some_and(|n| n > self.bytes_max) {
+            return Err(S3Error::new(S3ErrorCode::MaxMessageLengthExceeded));
+        }
+        if let Some((hasher, _)) = &mut self.md5 {
+            hasher.update(bytes);
+        }
+        for hasher in self.checksum.iter_mut().map(|(h, _)| h).chain(self.sha256.iter_mut().map(|(h, _)| h)) {
+            hasher.update(bytes);
+        }
+        // With the last announced byte rather than at the end: what comes next may stop before the end.
+        if self.announced_bytes == Some(self.seen_bytes) { self.check() } else { Ok(()) }
+    }
+
+    /// Compares what is claimed, once.
+    fn check(&mut self) -> Result<(), S3Error> {
+        let bad = |code: S3ErrorCode, message: String| Err(S3Error::with_message(code, message));
+        if let Some((hasher, claimed)) = self.sha256.take()
+            && hasher.finish().value != claimed
+        {
+            let message = "The provided 'x-amz-content-sha256' header does not match what was computed.";
+            return Err(bad_request("XAmzContentSHA256Mismatch", message));
+        }
+        if let Some((hasher, claimed)) = self.md5.take()
+            && hasher.finalize()[..] != claimed[..]
+        {
+            let message = "The Content-MD5 you specified did not match what we received.";
+            return bad(S3ErrorCode::BadDigest, message.to_owned());
+        }
+        if let Some((hasher, claimed)) = self.checksum.take()
+            && hasher.finish() != claimed
+        {
             let name = claimed.algorithm.name();
-            return Err(S3Error::with_message(
+            return bad(
                 S3ErrorCode::BadDigest,
                 format!("The {name} you specified did not match the calculated checksum."),
-            ));
+            );
+        }
+        Ok(())
+    }
+}
+
+fn from_hex(text: &[u8]) -> Option<Vec<u8>> {
+    let nibble = |b: u8| char::from(b).to_digit(16);
+    (text.len() == 64).then_some(())?;
+    text.chunks_exact(2).map(|pair| u8::try_from(nibble(pair[0])? * 16 + nibble(pair[1])?).ok()).collect()
+}
+
+impl<B> Body for Checked<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<StdError>,
+{
+    type Data = Bytes;
+    type Error = StdError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
+        let checked = match std::task::ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            Some(Ok(frame)) => match frame.data_ref() {
+                Some(bytes) => self.take_in(bytes).map(|()| Some(frame)),
+                None => Ok(Some(frame)),
+            },
+            Some(Err(_)) => Err(S3Error::new(S3ErrorCode::IncompleteBody)),
+            None => self.check().map(|()| None),
+        };
+        match checked {
+            Ok(frame) => Poll::Ready(frame.map(Ok)),
+            Err(error) => {
+                let text = error.to_string();
+                self.trace.set_verdict(error);
+                Poll::Ready(Some(Err(text.into())))
+            }
         }
     }
-    Ok(document)
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// An error document with `Message`, `Resource`, `RequestId` and `HostId`, whatever s3s left out.

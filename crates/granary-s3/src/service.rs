@@ -183,8 +183,9 @@ impl S3Service {
             Ok(()) => {
                 let body = if is_chunked {
                     Ok(Body::http_body(Rechunk::new(body, is_chunk_signed)))
-                } else if documents::has_claims(&parts) {
-                    documents::verified(&parts, body, shared.config.xml_bytes_max).await.map(Body::from)
+                } else if documents::is_document(&parts) {
+                    documents::Checked::new(&parts, body, Arc::clone(&trace), shared.config.xml_bytes_max)
+                        .map(Body::http_body)
                 } else {
                     Ok(Body::from_body(body))
                 };
@@ -195,7 +196,10 @@ impl S3Service {
             }
         };
         let answer = match answer {
-            Ok(Ok(answer)) => answer,
+            Ok(Ok(answer)) => match trace.take_verdict() {
+                Some(error) if answer.status().as_u16() >= 400 => plain_error(error),
+                _ => answer,
+            },
             // Only the making of the answer can fail here.
             Ok(Err(error)) => {
                 trace.set_fault(StdError::from(error).to_string());

@@ -130,7 +130,7 @@ impl Client {
             .split('&')
             .filter(|pair| !pair.is_empty())
             .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-            .map(|(n, v)| (n.to_owned(), v.to_owned()))
+            .map(|(n, v)| (n.to_owned(), sign::encode(v)))
             .collect();
         Request {
             address: self.address,
@@ -247,7 +247,10 @@ impl Request {
         sorted.sort();
         let names: Vec<_> = sorted.iter().map(|(n, _)| n.as_str()).collect();
         let names = names.join(";");
-        let lines: String = sorted.iter().map(|(n, v)| format!("{n}:{}\n", v.trim())).collect();
+        let lines: String = sorted
+            .iter()
+            .map(|(n, v)| format!("{n}:{}\n", v.split_whitespace().collect::<Vec<_>>().join(" ")))
+            .collect();
         (format!("{}\n{}\n{}\n{lines}\n{names}\n{hash}", self.method, self.path, pairs.join("&")), names)
     }
 

@@ -337,8 +337,9 @@ fn broken_reads_cut_the_connection() {
     let bytes = vec![7u8; 100_000];
     for key in ["fault-1", "short-1"] {
         client.store(&format!("/data/{key}"), &bytes);
-        let reply = client.get(&format!("/data/{key}")).send().expect(200);
-        assert!(reply.is_cut, "{key}: {} bytes looked whole", reply.body.len());
+        // Status 0: cut before the head was sent.
+        let reply = client.get(&format!("/data/{key}")).send();
+        assert!(reply.is_cut || reply.status == 0, "{key}: {} bytes looked whole", reply.body.len());
     }
 }
 

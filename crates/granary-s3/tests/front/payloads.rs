@@ -177,6 +177,7 @@ fn documents_are_bounded() {
     let (_server, client) = Server::with_bucket("data");
     let large = vec![b' '; 5 * 1024 * 1024];
     client.post("/data?delete").body(&large).send().expect_error(400, "MaxMessageLengthExceeded");
-    let md5 = client.post("/data?delete").header("content-md5", "AAAAAAAAAAAAAAAAAAAAAA==").body(&large).send();
-    md5.expect_error(400, "MaxMessageLengthExceeded");
+    client.put("/data?tagging").body(&large).auth(Auth::Unsigned).send().expect_error(400, "MaxMessageLengthExceeded");
+    let forged = client.post("/data?delete").body(b"<Delete/>").payload_hash(&sign::sha256_hex(b"other")).send();
+    forged.expect_error(400, "XAmzContentSHA256Mismatch");
 }
