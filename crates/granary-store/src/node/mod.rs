@@ -6,6 +6,7 @@
 
 mod drives;
 mod open;
+pub mod rebuild;
 pub mod status;
 
 use std::path::PathBuf;
@@ -57,6 +58,8 @@ pub struct NodeOptions {
     pub buffer_pool_bytes: usize,
     /// Bytes of one log file.
     pub log_file_bytes: u64,
+    /// Begin an empty index although the drives hold objects: for [`Node::rebuild_index`] only.
+    pub accept_lost_metadata: bool,
     /// The store's own settings.
     pub store: StoreOptions,
 }
@@ -71,6 +74,7 @@ impl Default for NodeOptions {
             io: IoChoice::Auto,
             buffer_pool_bytes: 256 << 20,
             log_file_bytes: 64 << 20,
+            accept_lost_metadata: false,
             store: StoreOptions::default(),
         }
     }

@@ -85,13 +85,13 @@ impl Node {
             .collect();
         let (meta, report) = open_meta(&options, &keyring, meta_folders).await?;
         recovery.extend(report.problems.iter().cloned());
-        if report.index == IndexSource::Fresh {
+        if report.index == IndexSource::Fresh && !options.accept_lost_metadata {
             use granary_drive::api::ShardStore as _;
             for (path, drive) in &drives {
                 if !drive.scan(None, 1).await?.is_empty() {
                     return Err(NodeError::Config(format!(
                         "drive {} holds objects, but no drive holds the metadata that names them: bring the drives with \
-                         the `meta` folders back, or rebuild what can be rebuilt from the drives alone",
+                         the `meta` folders back, or rebuild what can be rebuilt from the drives alone with `granary rebuild`",
                         path.display()
                     )));
                 }
@@ -99,7 +99,7 @@ impl Node {
         }
         // Where recovery had to work around something the sweep waits for a start without: what seems to be
         // nobody's may be what the index has forgotten.
-        let sweep_allowed = report.problems.is_empty();
+        let sweep_allowed = report.problems.is_empty() && !options.accept_lost_metadata;
         let formatted = meta.index().load()?.system(FORMATTED_RECORD)?.is_some();
         if !formatted {
             for path in blank.drain(..) {
@@ -142,7 +142,9 @@ impl Node {
             heal,
         );
         *store.inner.folders.write() = open.iter().map(|open| open.path.clone()).collect();
-        store.inner.save_bucket_table();
+        if !options.accept_lost_metadata {
+            store.inner.save_bucket_table();
+        }
         let node = Self {
             options,
             cluster,
