@@ -61,6 +61,8 @@ pub(crate) struct HealState {
     status: Mutex<HealStatus>,
     queue: Mutex<Queue>,
     running: AtomicBool,
+    /// One part is repaired at a time: a walk and a report may name the same one.
+    turn: tokio::sync::Mutex<()>,
     /// A write was acknowledged with fewer shards than its placement has.
     pub(crate) degraded_write: AtomicBool,
 }
@@ -244,6 +246,7 @@ impl Inner {
 
     /// Makes one part whole. A part that is gone in the meantime is nothing to repair.
     async fn heal_part(&self, part: PartId, verify: bool, suspects: u32) -> Result<Healed> {
+        let _turn = self.heal.turn.lock().await;
         let _guard = self.active.enter(part);
         let Some(reference) = self.index()?.part_ref(part).map_err(from_meta)? else { return Ok(Healed::default()) };
         if matches!(reference.owner, PartOwner::Garbage { .. }) {

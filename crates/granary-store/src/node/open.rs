@@ -68,7 +68,7 @@ impl Node {
                 Folder::Blank => drives.push((path.clone(), maker.open(path, true, &mut recovery).await?)),
                 Folder::Formatted => match maker.open(path, false, &mut recovery).await {
                     Ok(drive) => drives.push((path.clone(), drive)),
-                    Err(error) if error.kind() == granary_types::ErrorKind::Invalid => return Err(error),
+                    Err(error) if in_use(&error) => return Err(error),
                     Err(error) => {
                         tracing::error!(path = %path.display(), %error, "this drive is offline");
                         recovery.push(format!("drive {} is offline: {error}", path.display()));
@@ -211,6 +211,12 @@ fn survey(path: &Path) -> Result<Folder, NodeError> {
     }
     // Whether what is there is empty enough to be formatted is for the drive to say.
     Ok(Folder::Blank)
+}
+
+/// Whether another process has the drive open: a mistake to be told, not a drive to do without.
+fn in_use(error: &NodeError) -> bool {
+    let NodeError::Drive(granary_drive::api::DriveError::Io { source, .. }) = error else { return false };
+    source.kind() == std::io::ErrorKind::WouldBlock
 }
 
 /// The keyring: the newest valid copy on any drive, or a new one where no drive is formatted.
