@@ -83,8 +83,8 @@ async fn freed_space_goes_back_to_the_file_system() {
     drive.reclaim().await.unwrap();
     drive.reclaim().await.unwrap();
     assert_eq!(drive.space().used_bytes, 0);
+    // One may be kept as spare beside the one in use; files beyond that are removed.
     assert!(drive.core().space.segments().len() <= 3, "{}", drive.core().space.segments().len());
-    assert!(drive.stats().recycled.get() >= 1);
 }
 
 #[tokio::test]
