@@ -255,7 +255,7 @@ impl Request {
     }
 
     /// Signs, and frames the body: the target, the headers and the bytes to send.
-    fn prepare(&self) -> (String, Vec<(String, String)>, Vec<u8>) {
+    pub fn prepare(&self) -> (String, Vec<(String, String)>, Vec<u8>) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         let now = now.checked_add_signed(self.clock_shift_secs).unwrap();
         let date = sign::amz_date(now);
