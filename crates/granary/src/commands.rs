@@ -66,7 +66,7 @@ pub(crate) fn status(args: &StatusArgs) -> Result<()> {
         out.push_str("PLAINTEXT: other machines can connect and nothing on the wire is encrypted\n");
     }
     out.push_str(&format!(
-        "erasure {}, drive I/O {}, {} buckets, region {}\nkeys: {}\n",
+        "erasure {}, {}\n{} buckets, region {}\nkeys: {}\n",
         word(&node["scheme"]),
         word(&node["io"]),
         node["buckets"],

@@ -244,14 +244,14 @@ async fn live(start: Start, data: DataDir) -> Result<(), ServeError> {
         endpoint: &endpoint,
         admin: &format!("http://{admin_address}"),
         region: &settings.node.region,
-        engine: &format!("{} drives, erasure {}, drive I/O {}", status.drives.len(), status.scheme, status.io),
+        engine: &format!("{} drives, erasure {}, {}", status.drives.len(), status.scheme, status.io),
         plaintext_beyond_loopback: settings.plaintext_beyond_loopback(),
     };
     print(&format!("{}READY {endpoint}\n", greeting.lines()))
         .map_err(|source| ServeError::System { what: "standard output", source })?;
     tracing::info!(%endpoint, admin = %admin_address, engine = greeting.engine, "ready");
     for line in &status.recovery {
-        tracing::info!("recovery: {line}");
+        tracing::debug!("recovery: {line}");
     }
 
     signals.next().await;
