@@ -90,7 +90,7 @@ rm -f "$denied"
 ready "$name-threads"
 line=$(docker logs "$name-threads" 2>/dev/null | grep '^# granary')
 case "$line" in
-  *threads*) echo "io_uring refused: $line" ;;
+  *"io_uring is refused"*) echo "io_uring refused: $line" ;;
   *) name=$name-threads; fail "io_uring is refused and the start-up line does not say so: $line" ;;
 esac
 s3 "$(port "$name-threads")" put
