@@ -6,7 +6,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 skip() { echo "SKIP: $*"; exit 77; }
-fail() { echo "FAIL: $*" >&2; docker logs "$name" 2>&1 | tail -40 >&2 || true; exit 1; }
+shown=""
+fail() { echo "FAIL: $*" >&2; docker logs "${shown:-$name}" 2>&1 | tail -40 >&2 || true; exit 1; }
 
 command -v docker >/dev/null || skip "docker is not installed"
 timeout 20 docker info >/dev/null 2>&1 || skip "no Docker engine answers (docker info)"
@@ -35,10 +36,10 @@ start() { # name, seccomp profile
 ready() {
   for _ in $(seq 600); do
     if docker logs "$1" 2>/dev/null | grep -q '^READY '; then return; fi
-    [ "$(docker inspect --format '{{.State.Running}}' "$1")" = true ] || { name=$1; fail "the container ended"; }
+    [ "$(docker inspect --format '{{.State.Running}}' "$1")" = true ] || { shown=$1; fail "the container ended"; }
     sleep 0.2
   done
-  name=$1; fail "no READY line within two minutes"
+  shown=$1; fail "no READY line within two minutes"
 }
 port() { docker port "$1" 9000/tcp | head -n 1 | sed 's/.*://'; }
 
@@ -91,7 +92,7 @@ ready "$name-threads"
 line=$(docker logs "$name-threads" 2>/dev/null | grep '^# granary')
 case "$line" in
   *"io_uring is refused"*) echo "io_uring refused: $line" ;;
-  *) name=$name-threads; fail "io_uring is refused and the start-up line does not say so: $line" ;;
+  *) shown=$name-threads; fail "io_uring is refused and the start-up line does not say so: $line" ;;
 esac
 s3 "$(port "$name-threads")" put
 echo PASS
