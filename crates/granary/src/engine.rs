@@ -39,6 +39,7 @@ pub(crate) fn options(settings: &Settings) -> NodeOptions {
             sweep_interval: Duration::from_millis(store.sweep_interval_ms),
             ..StoreOptions::default()
         },
+        ..NodeOptions::default()
     }
 }
 
