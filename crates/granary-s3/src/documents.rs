@@ -226,6 +226,12 @@ fn escape(text: &str) -> String {
     out
 }
 
+/// GetObjectAttributes, alone in S3, shows the ETag without quotes; s3s writes them always. `None` where there is none.
+pub(crate) fn bare_etag(document: &[u8]) -> Option<Vec<u8>> {
+    let text = std::str::from_utf8(document).ok()?;
+    text.contains("<ETag>\"").then(|| text.replace("<ETag>\"", "<ETag>").replace("\"</ETag>", "</ETag>").into_bytes())
+}
+
 /// Control characters of keys as character references, as AWS sends them: a raw carriage return would
 /// reach the client as a line feed, which is another key. `None` where there are none.
 pub(crate) fn escape_controls(document: &[u8]) -> Option<Vec<u8>> {
@@ -263,6 +269,15 @@ mod tests {
         let whole = String::from_utf8(whole_error(told, "/", "ID", "h")).unwrap();
         assert_eq!(whole.matches("<Message>").count(), 1);
         assert_eq!(whole_error(b"not xml", "/", "ID", "h"), b"not xml");
+    }
+
+    #[test]
+    fn attributes_show_a_bare_etag() {
+        assert_eq!(
+            bare_etag(b"<ETag>\"a-1\"</ETag><ObjectSize>1</ObjectSize>").unwrap(),
+            b"<ETag>a-1</ETag><ObjectSize>1</ObjectSize>"
+        );
+        assert_eq!(bare_etag(b"<ObjectSize>1</ObjectSize>"), None);
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub(crate) fn check(parts: &Parts, allow_sigv2: bool) -> Result<(), S3Error> {
     }
     let by_header = parts.headers.get(AUTHORIZATION).is_some_and(|value| value.as_bytes().starts_with(b"AWS "));
     let by_query = parts.uri.query().is_some_and(|query| query.split('&').any(|p| p.starts_with("Signature=")));
+    check_v4_query(parts.uri.query().unwrap_or_default())?;
     if (by_header || by_query) && !allow_sigv2 {
         return Err(refuse_sigv2());
     }
@@ -26,6 +27,18 @@ pub(crate) fn check(parts: &Parts, allow_sigv2: bool) -> Result<(), S3Error> {
         check_v2_date(parts)?;
     }
     Ok(())
+}
+
+/// A signature that cannot be one does not match; s3s would call its form an invalid request.
+fn check_v4_query(query: &str) -> Result<(), S3Error> {
+    let signature = query.split('&').find_map(|pair| pair.strip_prefix("X-Amz-Signature="));
+    let is_digit = |b: u8| b.is_ascii_digit() || matches!(b, b'a'..=b'f');
+    match signature {
+        Some(text) if text.len() != 64 || !text.bytes().all(is_digit) => {
+            Err(S3Error::new(S3ErrorCode::SignatureDoesNotMatch))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn is_form(parts: &Parts) -> bool {

@@ -232,9 +232,12 @@ impl S3Service {
                 body = Body::from(whole);
             }
         } else if let Some(document) = body.bytes()
-            && let Some(escaped) = documents::escape_controls(&document)
+            && let Some(document) = match trace.operation() {
+                "GetObjectAttributes" => documents::bare_etag(&document),
+                _ => documents::escape_controls(&document),
+            }
         {
-            body = Body::from(escaped);
+            body = Body::from(document);
         }
         if let Ok(id) = HeaderValue::from_str(&trace.id) {
             parts.headers.insert(REQUEST_ID, id);

@@ -388,6 +388,15 @@ impl Request {
         }
     }
 
+    /// Sends this path and query as they are.
+    pub fn raw_target(mut self, target: &str) -> Self {
+        let (path, query) = target.split_once('?').unwrap();
+        self.path = path.to_owned();
+        let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        self.query = pairs.map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
+        self
+    }
+
     /// The path and query of a presigned request.
     pub fn target(&self) -> String {
         self.prepare().0

@@ -41,19 +41,24 @@ impl Server {
     }
 
     pub fn with(config: FrontConfig) -> Self {
+        Self::listen("127.0.0.1:0", ACCESS_KEY, SECRET_KEY, config)
+    }
+
+    pub fn listen(address: &str, access_key: &str, secret_key: &str, config: FrontConfig) -> Self {
         let store = Arc::new(Twin::default());
-        let secret = Secret::new(SECRET_KEY.to_owned()).unwrap();
+        let secret = Secret::new(secret_key.to_owned()).unwrap();
         let owner = Owner::root(ClusterId([0xab; 16]));
-        let credentials = Arc::new(Credentials::with_root(ACCESS_KEY, secret, owner).unwrap());
+        let credentials = Arc::new(Credentials::with_root(access_key, secret, owner).unwrap());
         let seen = Seen::default();
         let observer: Arc<dyn RequestObserver> = Arc::new(Recorder(Arc::clone(&seen)));
         let service = service(store.clone(), credentials, config, Some(observer)).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let listener = runtime.block_on(tokio::net::TcpListener::bind(address)).unwrap();
         let address = listener.local_addr().unwrap();
         let accepted = service.clone();
         runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                stream.set_nodelay(true).unwrap();
                 let service = accepted.clone();
                 tokio::spawn(async move {
                     let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;

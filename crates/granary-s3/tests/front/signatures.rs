@@ -37,6 +37,9 @@ fn presigned_v4() {
         .secret("wrong-secret")
         .send()
         .expect_error(403, "SignatureDoesNotMatch");
+    let target = client.get("/data/k").auth(Auth::Presigned(60)).target().replace("Signature=", "Signature=0");
+    let malformed = client.get("/data/k").auth(Auth::Anonymous).raw_target(&target).send();
+    malformed.expect_error(403, "SignatureDoesNotMatch");
     // A header that means nothing is put right after the signature was verified.
     let odd = client.get("/data/k").header("range", "bytes=0-1,3-4").auth(Auth::Presigned(60)).send();
     odd.expect(200).expect_body(b"hello");

@@ -55,10 +55,17 @@ struct Bucket {
 pub struct Twin {
     buckets: Mutex<BTreeMap<BucketName, Bucket>>,
     ticks: AtomicU64,
+    /// Held while an upload is ended: completing takes two steps here.
+    ending: Mutex<()>,
 }
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// An upload, of this key.
+fn upload_of<'a>(bucket: &'a Bucket, id: UploadId, key: &ObjectKey) -> Result<&'a Upload> {
+    bucket.uploads.get(&id).filter(|upload| upload.record.key == *key).ok_or(StoreError::NoSuchUpload)
 }
 
 fn matches(condition: &EtagMatch, etag: &str) -> bool {
@@ -626,12 +633,13 @@ impl ObjectStore for Twin {
     fn upload_part(&self, request: UploadPartRequest) -> BoxFuture<'_, Result<PartRecord>> {
         Box::pin(async move {
             let algorithm = self.with(&request.bucket, |bucket| {
-                let upload = bucket.uploads.get(&request.upload).ok_or(StoreError::NoSuchUpload)?;
+                let upload = upload_of(bucket, request.upload, &request.key)?;
                 Ok(upload.record.checksum_algorithm)
             })?;
             let (bytes, checksum) = take(request.body, request.size_bytes, request.claims, algorithm).await?;
             let part = self.part(&bytes, checksum);
             self.with(&request.bucket, |bucket| {
+                upload_of(bucket, request.upload, &request.key)?;
                 let upload = bucket.uploads.get_mut(&request.upload).ok_or(StoreError::NoSuchUpload)?;
                 upload.parts.insert(request.number, (part.clone(), bytes));
                 Ok(part)
@@ -643,7 +651,7 @@ impl ObjectStore for Twin {
         &'a self,
         source: CopySource,
         bucket: &'a BucketName,
-        _key: &'a ObjectKey,
+        key: &'a ObjectKey,
         upload: UploadId,
         number: u16,
     ) -> BoxFuture<'a, Result<(PartRecord, Option<VersionId>)>> {
@@ -656,6 +664,7 @@ impl ObjectStore for Twin {
                 bytes = bytes.slice(usize::try_from(first).unwrap()..=usize::try_from(last).unwrap());
             }
             self.with(bucket, |bucket| {
+                upload_of(bucket, upload, key)?;
                 let upload = bucket.uploads.get_mut(&upload).ok_or(StoreError::NoSuchUpload)?;
                 let checksum = upload.record.checksum_algorithm.map(|algorithm| {
                     let mut hasher = ChecksumHasher::new(algorithm);
@@ -671,8 +680,9 @@ impl ObjectStore for Twin {
 
     fn complete_upload(&self, request: CompleteRequest) -> BoxFuture<'_, Result<PutResponse>> {
         Box::pin(async move {
+            let _ending = self.ending.lock();
             let (record, bytes, parts) = self.with(&request.bucket, |bucket| {
-                let upload = bucket.uploads.get(&request.upload).ok_or(StoreError::NoSuchUpload)?;
+                let upload = upload_of(bucket, request.upload, &request.key)?;
                 if !request.parts.is_sorted_by(|a, b| a.number < b.number) {
                     return Err(Refusal::InvalidPartOrder.into());
                 }
@@ -716,25 +726,29 @@ impl ObjectStore for Twin {
     fn abort_upload<'a>(
         &'a self,
         bucket: &'a BucketName,
-        _key: &'a ObjectKey,
+        key: &'a ObjectKey,
         upload: UploadId,
     ) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            self.with(bucket, |bucket| bucket.uploads.remove(&upload).map(drop).ok_or(StoreError::NoSuchUpload))
+            let _ending = self.ending.lock();
+            self.with(bucket, |bucket| {
+                upload_of(bucket, upload, key)?;
+                bucket.uploads.remove(&upload).map(drop).ok_or(StoreError::NoSuchUpload)
+            })
         })
     }
 
     fn list_parts<'a>(
         &'a self,
         bucket: &'a BucketName,
-        _key: &'a ObjectKey,
+        key: &'a ObjectKey,
         upload: UploadId,
         marker: u16,
         limit: u32,
     ) -> BoxFuture<'a, Result<ListPartsPage>> {
         Box::pin(async move {
             self.with(bucket, |bucket| {
-                let found = bucket.uploads.get(&upload).ok_or(StoreError::NoSuchUpload)?;
+                let found = upload_of(bucket, upload, key)?;
                 let after: Vec<_> = found.parts.range(marker.saturating_add(1)..).collect();
                 let parts: Vec<_> =
                     after.iter().take(limit as usize).map(|(n, (part, _))| (**n, part.clone())).collect();
