@@ -154,6 +154,7 @@ impl S3Service {
     {
         let shared = &*self.shared;
         let (mut parts, body) = request.into_parts();
+        precheck::complete(&mut parts);
         let payload = parts.headers.get(CONTENT_SHA256).map(HeaderValue::as_bytes).unwrap_or_default();
         let (is_chunk_signed, is_chunked) =
             (payload.starts_with(b"STREAMING-AWS4-"), payload.starts_with(b"STREAMING-"));

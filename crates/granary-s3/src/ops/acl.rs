@@ -1,11 +1,12 @@
 //! ACLs as S3 has them where object ownership is enforced: the owner holds full control, and nothing else
 //! can be granted.
 
+use http::HeaderMap;
 use s3s::dto::{
     self, GetBucketAclInput, GetBucketAclOutput, GetObjectAclInput, GetObjectAclOutput, PutBucketAclInput,
     PutBucketAclOutput, PutObjectAclInput, PutObjectAclOutput,
 };
-use s3s::{S3Request, S3Response};
+use s3s::{S3Error, S3Request, S3Response};
 
 use crate::context::Cx;
 use crate::convert;
@@ -28,6 +29,26 @@ fn full_control(id: &str) -> Vec<dto::Grant> {
         }),
         permission: Some(dto::Permission::from_static(dto::Permission::FULL_CONTROL)),
     }]
+}
+
+/// A list that says what is so anyway (clients such as s3cmd copy an object's ACL to its copy), or the canned
+/// lists that grant nobody anything.
+fn check_put(
+    headers: &HeaderMap,
+    has_canned: bool,
+    policy: Option<dto::AccessControlPolicy>,
+    id: &str,
+) -> Result<(), S3Error> {
+    check_acl(headers)?;
+    let is_owner = |grant: &dto::Grant| {
+        let is_full = grant.permission.as_ref().is_some_and(|p| p.as_str() == dto::Permission::FULL_CONTROL);
+        is_full && grant.grantee.as_ref().is_some_and(|grantee| grantee.id.as_deref() == Some(id))
+    };
+    match policy.and_then(|policy| policy.grants) {
+        None if has_canned => Ok(()),
+        Some(grants) if grants.iter().all(is_owner) => Ok(()),
+        _ => Err(acl_refused()),
+    }
 }
 
 pub(crate) async fn get_bucket_acl(
@@ -60,11 +81,8 @@ pub(crate) async fn put_bucket_acl(
     request: S3Request<PutBucketAclInput>,
 ) -> Outcome<PutBucketAclOutput> {
     let S3Request { input, headers, .. } = request;
-    front.bucket(&convert::bucket_name(&input.bucket)?, input.expected_bucket_owner.as_deref())?;
-    check_acl(&headers)?;
-    if input.acl.is_none() {
-        return Err(acl_refused().into());
-    }
+    let bucket = front.bucket(&convert::bucket_name(&input.bucket)?, input.expected_bucket_owner.as_deref())?;
+    check_put(&headers, input.acl.is_some(), input.access_control_policy, &bucket.owner)?;
     Ok(S3Response::new(PutBucketAclOutput::default()))
 }
 
@@ -75,11 +93,8 @@ pub(crate) async fn put_object_acl(
 ) -> Outcome<PutObjectAclOutput> {
     let S3Request { input, headers, .. } = request;
     let name = convert::bucket_name(&input.bucket)?;
-    front.bucket(&name, input.expected_bucket_owner.as_deref())?;
-    check_acl(&headers)?;
-    if input.acl.is_none() {
-        return Err(acl_refused().into());
-    }
+    let bucket = front.bucket(&name, input.expected_bucket_owner.as_deref())?;
+    check_put(&headers, input.acl.is_some(), input.access_control_policy, &bucket.owner)?;
     version_info(front, name, input.key, input.version_id.as_deref()).await?;
     Ok(S3Response::new(PutObjectAclOutput::default()))
 }

@@ -113,6 +113,11 @@ fn settings_that_are_not_there() {
         .send()
         .expect_error(400, "AccessControlListNotSupported");
     client.put("/data?acl").header("x-amz-acl", "private").send().expect(200);
+    // A list taken from GetObjectAcl may be put back; one that grants more may not.
+    let list = client.get("/data/k?acl").send().text();
+    client.put("/data/k?acl").body(list.as_bytes()).send().expect(200);
+    let more = list.replace("FULL_CONTROL", "READ");
+    client.put("/data/k?acl").body(more.as_bytes()).send().expect_error(400, "AccessControlListNotSupported");
 }
 
 #[test]

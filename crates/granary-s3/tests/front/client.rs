@@ -56,6 +56,8 @@ pub struct Request {
     payload_hash: Option<String>,
     /// Damage the chunk signatures.
     bad_chunk: bool,
+    /// Sign the payload's hash without sending it, as curl does.
+    no_hash_header: bool,
 }
 
 #[derive(Debug)]
@@ -148,6 +150,7 @@ impl Client {
             cut_at: None,
             payload_hash: None,
             bad_chunk: false,
+            no_hash_header: false,
         }
     }
 
@@ -235,6 +238,11 @@ impl Request {
         self
     }
 
+    pub fn without_hash_header(mut self) -> Self {
+        self.no_hash_header = true;
+        self
+    }
+
     pub fn bad_chunk(mut self) -> Self {
         self.bad_chunk = true;
         self
@@ -301,7 +309,9 @@ impl Request {
                     _ => sign::sha256_hex(&self.body),
                 };
                 headers.push(("x-amz-date".to_owned(), date.clone()));
-                headers.push(("x-amz-content-sha256".to_owned(), hash.clone()));
+                if !self.no_hash_header {
+                    headers.push(("x-amz-content-sha256".to_owned(), hash.clone()));
+                }
                 let (canonical, names) = self.canonical(&query, &headers, &hash);
                 let signature = sign::v4(&self.secret, &date, &canonical);
                 body = self.frame(&date, &signature);

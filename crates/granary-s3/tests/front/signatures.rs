@@ -11,6 +11,9 @@ fn v4_headers() {
     client.store("/data/a%20b/%C3%BC", b"x");
     client.get("/data/a%20b/%C3%BC").auth(Auth::Unsigned).send().expect(200);
     client.get("/data").query("prefix", "a b/").query("delimiter", "/").send().expect(200);
+    client.get("/data").without_hash_header().send().expect(200);
+    client.delete("/data/none").without_hash_header().send().expect(204);
+    client.put("/data/none").without_hash_header().send().expect_error(400, "InvalidRequest");
     client.get("/data").secret("wrong-secret").send().expect_error(403, "SignatureDoesNotMatch");
     client.get("/data").auth(Auth::Anonymous).send().expect_error(403, "AccessDenied");
     client.get("/data").clock_shift(-16 * 60).send().expect_error(403, "RequestTimeTooSkewed");
