@@ -8,6 +8,7 @@ import itertools
 import random
 import threading
 import time
+import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -87,7 +88,8 @@ class Lane:
                 break
             except GONE as error:
                 self.report.counts["unknown"] += 1
-                dropped = f"{type(error).__name__}: {error}"
+                doing = [frame.name for frame in traceback.extract_tb(error.__traceback__) if "worker" in frame.filename or "raw" in frame.filename]
+                dropped = f"{type(error).__name__}: {error} (in {' > '.join(doing)})"
                 time.sleep(0.05)
             except S3Failure as failure:
                 if failure.status != 503:

@@ -17,6 +17,7 @@ mod ops;
 mod precheck;
 mod rechunk;
 mod service;
+mod unread;
 
 pub use context::RequestObserver;
 pub use front::FrontDoor;

@@ -12,9 +12,12 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use granary_access::Credentials;
 use granary_store::ObjectStore;
-use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue, SERVER};
+use http::header::{
+    CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, EXPECT, HeaderName, HeaderValue, SERVER, TRANSFER_ENCODING,
+};
 use http::{Method, Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
+use http_body_util::Either;
 use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::service::{S3Service as Inner, S3ServiceBuilder};
 use s3s::{Body, S3Error, S3ErrorCode, StdError};
@@ -25,6 +28,7 @@ use crate::error::{invalid_request, not_implemented};
 use crate::front::FrontDoor;
 use crate::lenient::Lenient;
 use crate::rechunk::Rechunk;
+use crate::unread::Unread;
 use crate::{documents, precheck};
 
 /// What the front door can be told.
@@ -179,6 +183,15 @@ impl S3Service {
         } else {
             precheck::check(&parts, shared.config.allow_sigv2)
         };
+        // A client that asked whether it may send has not sent yet.
+        let has_sent = !parts.headers.contains_key(EXPECT)
+            && (announced_bytes.is_some_and(|n| n > 0) || parts.headers.contains_key(TRANSFER_ENCODING));
+        let (body, back) = if has_sent {
+            let (body, back) = Unread::new(body);
+            (Either::Left(body), Some(back))
+        } else {
+            (Either::Right(body), None)
+        };
         let answer = match refused {
             Err(error) => Err(error),
             Ok(()) => {
@@ -188,7 +201,10 @@ impl S3Service {
                     documents::Checked::new(&parts, body, Arc::clone(&trace), shared.config.xml_bytes_max)
                         .map(Body::http_body)
                 } else {
-                    Ok(Body::from_body(body))
+                    Ok(match body {
+                        Either::Left(body) => Body::http_body(body),
+                        Either::Right(body) => Body::from_body(body),
+                    })
                 };
                 match body {
                     Ok(body) => Ok(shared.inner.call(Request::from_parts(parts, body)).await),
@@ -208,6 +224,11 @@ impl S3Service {
             }
             Err(error) => plain_error(error),
         };
+        if let Some(back) = back
+            && answer.status().as_u16() >= 300
+        {
+            back.drain().await;
+        }
         self.finish(answer, place, &trace, is_head, uri.path())
     }
 
