@@ -50,8 +50,8 @@ impl XaesKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use aes_gcm::aead::{Aead, Payload};
     use aes_gcm::Aes256Gcm;
+    use aes_gcm::aead::{Aead, Payload};
 
     fn hex(bytes: &[u8]) -> String {
         bytes.iter().map(|b| format!("{b:02x}")).collect()

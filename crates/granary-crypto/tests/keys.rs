@@ -1,5 +1,7 @@
 //! The root key file and the keyring, on real files.
 
+#![allow(clippy::unwrap_used, unreachable_pub)]
+
 use std::os::unix::fs::PermissionsExt as _;
 
 use granary_crypto::{

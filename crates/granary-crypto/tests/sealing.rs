@@ -1,5 +1,7 @@
 //! Chunks and blobs against an independent implementation, every kind of damage, and golden files.
 
+#![allow(clippy::unwrap_used, unreachable_pub)]
+
 use aes_gcm::aead::{Aead as _, Payload};
 use aes_gcm::{Aes256Gcm, KeyInit as _};
 use granary_crypto::{

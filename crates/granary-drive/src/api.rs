@@ -197,7 +197,12 @@ pub trait ShardStore: Send + Sync + 'static {
     fn read(&self, shard: ShardId, offset: u64, len_bytes: usize) -> BoxFuture<'_, Result<crate::buf::AlignedBuf>>;
 
     /// As `read`, checking the CRC-32C of every 64 KiB chunk touched (offset a multiple of 64 KiB).
-    fn read_verified(&self, shard: ShardId, offset: u64, len_bytes: usize) -> BoxFuture<'_, Result<crate::buf::AlignedBuf>>;
+    fn read_verified(
+        &self,
+        shard: ShardId,
+        offset: u64,
+        len_bytes: usize,
+    ) -> BoxFuture<'_, Result<crate::buf::AlignedBuf>>;
 
     /// What is known of one shard, with the sealed metadata given to `commit`.
     fn header(&self, shard: ShardId) -> BoxFuture<'_, Result<(ShardInfo, Bytes)>>;

@@ -37,11 +37,7 @@ const fn class_of(len: usize) -> (usize, usize) {
     let power = len.next_power_of_two();
     let level = (power.trailing_zeros() - CLASS_BYTES_MIN.trailing_zeros()) as usize;
     let middle = power / 4 * 3;
-    if len <= middle && middle.is_multiple_of(ALIGN_BYTES) {
-        (level * 2 - 1, middle)
-    } else {
-        (level * 2, power)
-    }
+    if len <= middle && middle.is_multiple_of(ALIGN_BYTES) { (level * 2 - 1, middle) } else { (level * 2, power) }
 }
 
 /// One allocation, aligned to 4 KiB, its whole capacity initialised.

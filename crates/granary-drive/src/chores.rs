@@ -122,7 +122,8 @@ pub(crate) fn run(core: &Arc<Core>) {
     loop {
         let (segment, flush, close, due, stop) = {
             let mut state = core.chores.state.lock();
-            let idle = |s: &State| s.segment.is_empty() && s.flush.is_empty() && s.close.is_none() && !s.stop && !s.flush_due;
+            let idle =
+                |s: &State| s.segment.is_empty() && s.flush.is_empty() && s.close.is_none() && !s.stop && !s.flush_due;
             if idle(&state) {
                 core.chores.wake.wait_for(&mut state, TICK);
             }
@@ -166,7 +167,11 @@ fn look_around(core: &Arc<Core>) {
         return;
     }
     if core.is_missing() {
-        core.take_offline(format!("{} has no {} of this drive any more", core.root.display(), crate::identity::FILE_NAME));
+        core.take_offline(format!(
+            "{} has no {} of this drive any more",
+            core.root.display(),
+            crate::identity::FILE_NAME
+        ));
         return;
     }
     let _ = core.refresh_fs();
@@ -218,7 +223,8 @@ fn give_back(core: &Arc<Core>) {
         return;
     }
     for segment in core.space.take_empty() {
-        let done = if core.space.spares_count() < SPARES_MAX { recycle(core, &segment) } else { remove(core, &segment) };
+        let done =
+            if core.space.spares_count() < SPARES_MAX { recycle(core, &segment) } else { remove(core, &segment) };
         if let Err(error) = done {
             core.fault(&format!("reusing segment {:08x}", segment.no), error, false);
         }
@@ -285,7 +291,9 @@ pub(crate) fn recycle(core: &Core, segment: &Segment) -> io::Result<()> {
     let head = SegmentHead { drive: core.id, segment: segment.no, generation, segment_bytes: segment.size_bytes };
     match segment.file.allocate(0, segment.size_bytes) {
         // Its holes cannot be filled again: give it up.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => return remove(core, segment),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => {
+            return remove(core, segment);
+        }
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
         other => other?,
     }

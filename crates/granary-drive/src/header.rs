@@ -23,8 +23,7 @@ const FIXED_BYTES: usize = 136;
 const MAC_AT: usize = 120;
 const MAC_BYTES: usize = 16;
 /// Longest header: CRCs of the longest extent and the longest metadata.
-pub(crate) const HEADER_BYTES_MAX: usize =
-    header_bytes(EXTENT_BYTES_MAX as usize / CHUNK_BYTES, META_BYTES_MAX);
+pub(crate) const HEADER_BYTES_MAX: usize = header_bytes(EXTENT_BYTES_MAX as usize / CHUNK_BYTES, META_BYTES_MAX);
 
 /// Bytes on disk of a header with so many CRCs and so much metadata.
 pub(crate) const fn header_bytes(crcs: usize, meta_bytes: usize) -> usize {
@@ -180,9 +179,7 @@ impl ExtentHeader {
         let spec = ShardSpec { shard: ShardId { part, index }, scheme, payload_bytes, shard_bytes };
         let info = ShardInfo { spec, committed_us };
         let header_bytes = header_len;
-        Ok(Self {
-            place: found, extent, extents, write_id, info, header_bytes, data_start, data_bytes, crcs, meta,
-        })
+        Ok(Self { place: found, extent, extents, write_id, info, header_bytes, data_start, data_bytes, crcs, meta })
     }
 }
 

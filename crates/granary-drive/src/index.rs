@@ -112,10 +112,7 @@ fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8], what: &str) -> Result<T> {
 }
 
 fn failed(what: &str, error: &rocksdb::Error) -> DriveError {
-    DriveError::Io {
-        what: format!("drive index: {what}"),
-        source: Arc::new(std::io::Error::other(error.to_string())),
-    }
+    DriveError::Io { what: format!("drive index: {what}"), source: Arc::new(std::io::Error::other(error.to_string())) }
 }
 
 fn write_options() -> WriteOptions {

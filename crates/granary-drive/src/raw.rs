@@ -75,7 +75,8 @@ impl RawFile {
     /// As [`RawFile::create`]; `StorageFull` where there is no room (the file is removed again).
     pub fn create_zeroed(path: &Path, len_bytes: u64) -> io::Result<Self> {
         let file = Self::create(path)?;
-        let filled = file.allocate(0, len_bytes).and_then(|()| file.fill_zeros(0, len_bytes)).and_then(|()| file.sync_all());
+        let filled =
+            file.allocate(0, len_bytes).and_then(|()| file.fill_zeros(0, len_bytes)).and_then(|()| file.sync_all());
         if let Err(error) = filled {
             let _ = std::fs::remove_file(path);
             return Err(error);
@@ -162,10 +163,8 @@ impl RawFile {
         }
         let at = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
         let count = libc::c_int::try_from(pieces.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let vectors: Vec<libc::iovec> = pieces
-            .iter()
-            .map(|p| libc::iovec { iov_base: p.as_ptr().cast_mut().cast(), iov_len: p.len() })
-            .collect();
+        let vectors: Vec<libc::iovec> =
+            pieces.iter().map(|p| libc::iovec { iov_base: p.as_ptr().cast_mut().cast(), iov_len: p.len() }).collect();
         // SAFETY: each iovec describes a piece that is alive and readable for the whole call; the kernel only
         // reads from them.
         let written = unsafe { libc::pwritev(self.file.as_raw_fd(), vectors.as_ptr(), count, at) };
@@ -377,10 +376,7 @@ pub fn fs_space(path: &Path) -> io::Result<FsSpace> {
     // SAFETY: zeroed (valid for this plain C struct) and filled by the successful call.
     let stat = unsafe { stat.assume_init() };
     let unit = stat.f_frsize;
-    Ok(FsSpace {
-        total_bytes: stat.f_blocks.saturating_mul(unit),
-        available_bytes: stat.f_bavail.saturating_mul(unit),
-    })
+    Ok(FsSpace { total_bytes: stat.f_blocks.saturating_mul(unit), available_bytes: stat.f_bavail.saturating_mul(unit) })
 }
 
 #[cfg(test)]

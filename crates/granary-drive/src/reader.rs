@@ -126,13 +126,7 @@ fn pieces_of(record: &ShardRecord, offset: u64, len_bytes: usize) -> Result<Vec<
     Ok(pieces)
 }
 
-async fn read_piece(
-    core: &Core,
-    pin: &Arc<Epoch>,
-    extent: &Extent,
-    inside: u64,
-    count: usize,
-) -> Result<AlignedBuf> {
+async fn read_piece(core: &Core, pin: &Arc<Epoch>, extent: &Extent, inside: u64, count: usize) -> Result<AlignedBuf> {
     read_at(core, pin, extent, extent.data_offset() + inside, count).await
 }
 
@@ -176,8 +170,7 @@ fn at_usize(n: u64) -> usize {
 async fn read_header(core: &Core, pin: &Arc<Epoch>, extent: &Extent) -> Result<Option<ExtentHeader>> {
     let segment = core.segment_of(extent)?;
     let bytes = read_at(core, pin, extent, extent.offset, extent.header_bytes as usize).await?;
-    let place =
-        Place { drive: core.id, segment: segment.no, generation: segment.generation, offset: extent.offset };
+    let place = Place { drive: core.id, segment: segment.no, generation: segment.generation, offset: extent.offset };
     match ExtentHeader::decode(&bytes, core.header_key.as_ref(), &place) {
         Ok(header) => Ok(Some(header)),
         Err(error) => {

@@ -331,8 +331,7 @@ fn settle(core: &Core, found: &[Found], clean: bool, report: &mut RecoveryReport
         let extents = live.remove(&segment.no).unwrap_or_default();
         let live_bytes: u64 = extents.iter().map(Extent::len_bytes).sum();
         let tail = if clean { *watermark } else { segment.size_bytes };
-        let record =
-            SegmentRecord { generation: segment.generation, size_bytes: segment.size_bytes, watermark: tail };
+        let record = SegmentRecord { generation: segment.generation, size_bytes: segment.size_bytes, watermark: tail };
         changes.put_segment(segment.no, record);
         if !clean && live_bytes == 0 {
             empty.push(Arc::clone(segment));

@@ -128,7 +128,10 @@ impl Sealer {
     fn open(&self, prefix: &[u8]) -> Result<Stream, PrefixError> {
         let prefix = prefix.first_chunk::<PREFIX_BYTES>().ok_or(PrefixError::NotSealed)?;
         let crc = crc32c(&prefix[..PREFIX_BYTES - 4]);
-        if prefix[..8] != MAGIC || prefix[8..12] != VERSION.to_le_bytes() || prefix[PREFIX_BYTES - 4..] != crc.to_le_bytes() {
+        if prefix[..8] != MAGIC
+            || prefix[8..12] != VERSION.to_le_bytes()
+            || prefix[PREFIX_BYTES - 4..] != crc.to_le_bytes()
+        {
             return Err(PrefixError::NotSealed);
         }
         let salt = &prefix[16..48];

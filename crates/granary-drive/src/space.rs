@@ -202,8 +202,7 @@ impl Space {
             }
         }
         state.totals.live += live_bytes;
-        let books =
-            Books { segment, tail, sealed, live_bytes, pending_bytes: 0, in_flight: BTreeMap::new() };
+        let books = Books { segment, tail, sealed, live_bytes, pending_bytes: 0, in_flight: BTreeMap::new() };
         state.books.insert(no, books);
     }
 

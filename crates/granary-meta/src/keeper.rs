@@ -57,7 +57,7 @@ pub(crate) fn all_live(folders: &[MirrorFolder]) -> Vec<(DriveId, PathBuf)> {
         .iter()
         .flat_map(|f| live_indexes(f).into_iter().map(|(number, path)| (number, f.drive_id, path)))
         .collect();
-    found.sort_by(|a, b| b.0.cmp(&a.0));
+    found.sort_by_key(|found| std::cmp::Reverse(found.0));
     found.into_iter().map(|(_, drive, path)| (drive, path)).collect()
 }
 

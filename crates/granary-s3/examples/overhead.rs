@@ -2,6 +2,8 @@
 //!
 //! `cargo run --release -p granary-s3 --example overhead [requests]` prints CPU microseconds per request, of all and
 //! of s3s's parts that can be told apart by leaving them out (signature: a presigned or anonymous request).
+
+#![allow(clippy::unwrap_used)]
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
 #[path = "../tests/front/client.rs"]

@@ -111,11 +111,8 @@ impl Egress {
             }
             PartPlace::Drives(placement) => {
                 let layout = PartLayout::new(part.payload_bytes, placement.scheme).map_err(from_stripe)?;
-                let location = PartLocation {
-                    part: part.id,
-                    payload_bytes: part.payload_bytes,
-                    placement: placement.clone(),
-                };
+                let location =
+                    PartLocation { part: part.id, payload_bytes: part.payload_bytes, placement: placement.clone() };
                 let chunks = layout.chunks_of(range.start..range.end);
                 let stream = self.inner.stripes.read_chunks(&location, chunks).map_err(from_stripe)?;
                 let opener = Opener { location, layout, cipher, range };

@@ -87,7 +87,9 @@ pub enum StoreError {
     #[error("{0}")]
     Invalid(String),
     /// A copy onto itself that changes nothing.
-    #[error("a copy of an object onto itself must change its metadata, storage class, website redirect location or encryption")]
+    #[error(
+        "a copy of an object onto itself must change its metadata, storage class, website redirect location or encryption"
+    )]
     CopyOntoItself,
     /// Too few drives, no space, draining, overloaded: try again.
     #[error("{0}")]

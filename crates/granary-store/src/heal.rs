@@ -86,7 +86,8 @@ impl HealState {
     /// Queues a part that damage was met in. Never blocks.
     pub(crate) fn report(&self, report: &DamageReport) {
         let mut queue = self.queue.lock();
-        let wrong = if report.kind == DamageKind::Corrupt { 1u32.checked_shl(report.index.into()).unwrap_or(0) } else { 0 };
+        let wrong =
+            if report.kind == DamageKind::Corrupt { 1u32.checked_shl(report.index.into()).unwrap_or(0) } else { 0 };
         if let Some(suspects) = queue.known.get_mut(&report.part) {
             *suspects |= wrong;
         } else if queue.order.len() < QUEUE_PARTS_MAX {

@@ -82,7 +82,12 @@ impl Inner {
 
     /// Preconditions that cannot hold are refused before the body is read. Only a courtesy: `apply` checks
     /// them again, and its answer is the one that counts.
-    pub(crate) fn check_before_body(&self, bucket: &BucketRecord, key: &ObjectKey, condition: &Condition) -> Result<()> {
+    pub(crate) fn check_before_body(
+        &self,
+        bucket: &BucketRecord,
+        key: &ObjectKey,
+        condition: &Condition,
+    ) -> Result<()> {
         if *condition == Condition::default() && !bucket.options.write_once {
             return Ok(());
         }
@@ -155,9 +160,9 @@ impl Inner {
         let mut part_checksum = None;
         let range = match request.portion {
             Portion::Whole => ByteRange::whole(object.size_bytes),
-            Portion::Range(spec) => spec
-                .resolve(object.size_bytes)
-                .ok_or(StoreError::InvalidRange { size_bytes: object.size_bytes })?,
+            Portion::Range(spec) => {
+                spec.resolve(object.size_bytes).ok_or(StoreError::InvalidRange { size_bytes: object.size_bytes })?
+            }
             Portion::Part(number) => {
                 let (range, checksum) = self.part_range(&object, number)?;
                 part_checksum = checksum;
@@ -168,11 +173,7 @@ impl Inner {
         Ok(ObjectInfo { version, created, object: *object, range, partial, parts_count, part_checksum })
     }
 
-    fn part_range(
-        &self,
-        object: &ObjectRecord,
-        number: u16,
-    ) -> Result<(ByteRange, Option<granary_types::Checksum>)> {
+    fn part_range(&self, object: &ObjectRecord, number: u16) -> Result<(ByteRange, Option<granary_types::Checksum>)> {
         match &object.parts {
             Parts::Manifest { id, .. } => {
                 let parts = self.manifest(*id)?;

@@ -1,5 +1,7 @@
 //! Lost and rotten shards: right bytes or an error, never wrong bytes; repair makes parts whole again.
 
+#![allow(clippy::unwrap_used, unreachable_pub)]
+
 mod common;
 
 use common::{TestStore, body_bytes, payload};
@@ -70,10 +72,13 @@ async fn one_more_is_an_error_and_not_wrong_bytes() {
     for (seed, size) in SIZES.into_iter().enumerate() {
         let read = test.store.get(request(&bucket, &format!("o{seed}"), Portion::Whole)).await;
         let bytes = match read {
-            Ok((_, body)) => body.try_fold(Vec::new(), |mut all, frame| async move {
-                all.extend_from_slice(&frame);
-                Ok(all)
-            }).await,
+            Ok((_, body)) => {
+                body.try_fold(Vec::new(), |mut all, frame| async move {
+                    all.extend_from_slice(&frame);
+                    Ok(all)
+                })
+                .await
+            }
             Err(error) => Err(error),
         };
         match bytes {

@@ -1,6 +1,8 @@
 //! A reference model of S3's object semantics (two maps) against the real store over drives in memory:
 //! generated operations, every answer compared, every byte read back.
 
+#![allow(clippy::unwrap_used, unreachable_pub)]
+
 mod common;
 
 use std::collections::BTreeMap;
@@ -18,8 +20,7 @@ use proptest::prelude::*;
 
 const KEYS: [&str; 8] = ["a", "a/b", "a/b/c", "a//c", "b", "b/é", "dir/x", "dir/y"];
 /// Around the inline, copies, chunk and stripe boundaries.
-const SIZES: [usize; 12] =
-    [0, 1, 100, 16_384, 16_385, 65_519, 65_521, 131_072, 131_073, 300_000, 1_048_576, 2_200_000];
+const SIZES: [usize; 12] = [0, 1, 100, 16_384, 16_385, 65_519, 65_521, 131_072, 131_073, 300_000, 1_048_576, 2_200_000];
 
 #[derive(Debug, Clone)]
 enum Op {
@@ -142,10 +143,8 @@ async fn check_everything(test: &TestStore, bucket: &BucketName, model: &Model) 
             None => break,
         }
     }
-    let mut expected_rolled: Vec<String> = expected
-        .iter()
-        .map(|key| key.find('/').map_or((*key).to_owned(), |at| key[..=at].to_owned()))
-        .collect();
+    let mut expected_rolled: Vec<String> =
+        expected.iter().map(|key| key.find('/').map_or((*key).to_owned(), |at| key[..=at].to_owned())).collect();
     expected_rolled.dedup();
     assert_eq!(rolled, expected_rolled);
     let versions =
@@ -170,10 +169,8 @@ async fn run(ops: Vec<Op>) {
             Op::Put { key, size, if_none_match } => {
                 let key = KEYS[key];
                 let bytes = payload(seed, SIZES[size]);
-                let condition = Condition {
-                    if_none_match: if_none_match.then_some(EtagMatch::Any),
-                    ..Condition::default()
-                };
+                let condition =
+                    Condition { if_none_match: if_none_match.then_some(EtagMatch::Any), ..Condition::default() };
                 match test.put(&bucket, key, &bytes, condition).await {
                     Ok(put) => {
                         assert!(!(if_none_match && model.current(key).is_some()), "If-None-Match was not kept");
@@ -192,8 +189,7 @@ async fn run(ops: Vec<Op>) {
                 let bytes = payload(seed, SIZES[size]);
                 let known = model.current(key).map(|version| version.etag.clone());
                 let etag = if current { known.clone().unwrap_or_default() } else { "0".repeat(32) };
-                let condition =
-                    Condition { if_match: Some(EtagMatch::OneOf(vec![etag])), ..Condition::default() };
+                let condition = Condition { if_match: Some(EtagMatch::OneOf(vec![etag])), ..Condition::default() };
                 match (known, test.put(&bucket, key, &bytes, condition).await) {
                     (Some(_), Ok(put)) if current => {
                         let id = put.version.unwrap_or(VersionId::NULL);

@@ -1,5 +1,7 @@
 //! A whole node on real folders: first start, restart, lost and replaced drives, lost metadata.
 
+#![allow(clippy::unwrap_used, unreachable_pub)]
+
 mod common;
 
 use std::path::{Path, PathBuf};
@@ -9,9 +11,7 @@ use std::time::Duration;
 use common::{attributes, body, body_bytes, no_claims, payload};
 use granary_crypto::MemoryKeyProvider;
 use granary_meta::command::Condition;
-use granary_store::api::{
-    CreateBucketRequest, GetRequest, ObjectStore as _, Portion, PutRequest, ReadCondition,
-};
+use granary_store::api::{CreateBucketRequest, GetRequest, ObjectStore as _, Portion, PutRequest, ReadCondition};
 use granary_store::node::{Node, NodeError, NodeOptions};
 use granary_store::{Store, StoreError, StoreOptions};
 use granary_types::{BucketName, ObjectKey, Scheme, SystemClock};

@@ -1,5 +1,7 @@
 //! Generated parts, faults and ranges: right bytes within parity, and never wrong ones.
 
+#![allow(clippy::unwrap_used, unreachable_pub)]
+
 mod common;
 
 use common::{Rig, shard};

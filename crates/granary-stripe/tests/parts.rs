@@ -1,5 +1,7 @@
 //! Writing and reading parts: every scheme, every loss that parity is there for, and one more.
 
+#![allow(clippy::unwrap_used, unreachable_pub)]
+
 mod common;
 
 use std::time::Duration;

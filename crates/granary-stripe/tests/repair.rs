@@ -1,5 +1,7 @@
 //! Repair: what was harmed is whole again afterwards, verified, or the answer is an error.
 
+#![allow(clippy::unwrap_used, unreachable_pub)]
+
 mod common;
 
 use common::{Rig, missing, scheme, shard};

@@ -132,9 +132,11 @@ impl FromStr for VersionId {
         if text == "null" {
             return Ok(Self::NULL);
         }
-        PartId::from_str(text)
-            .map(|id| Self(id.0))
-            .map_err(|_| ParseIdError { what: "version id", digits: 32, text: text.chars().take(80).collect() })
+        PartId::from_str(text).map(|id| Self(id.0)).map_err(|_| ParseIdError {
+            what: "version id",
+            digits: 32,
+            text: text.chars().take(80).collect(),
+        })
     }
 }
 

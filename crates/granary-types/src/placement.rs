@@ -18,7 +18,9 @@ pub struct Scheme {
 
 /// Why a scheme was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not an erasure scheme: write K+M with K from 1 to {DATA_BLOCKS_MAX} and M from 0 to {PARITY_BLOCKS_MAX}, for example 4+2")]
+#[error(
+    "`{0}` is not an erasure scheme: write K+M with K from 1 to {DATA_BLOCKS_MAX} and M from 0 to {PARITY_BLOCKS_MAX}, for example 4+2"
+)]
 pub struct SchemeError(String);
 
 impl Scheme {

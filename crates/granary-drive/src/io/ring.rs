@@ -166,7 +166,7 @@ impl InFlight {
     fn entry(&mut self, slot: usize) -> squeue::Entry {
         let fd = types::Fd(self.op.file.as_raw_fd());
         let offset = self.op.offset;
-        let len32 = |len: usize| u32::try_from(len).unwrap_or(u32::MAX & !4095);
+        let len32 = |len: usize| u32::try_from(len).unwrap_or(!4095);
         let entry = match &mut self.op.kind {
             OpKind::Read(buf) => {
                 let len = len32(buf.len());
@@ -245,8 +245,7 @@ impl Ring {
         let event = EventFd(Arc::clone(&ring.event));
         // SAFETY: `EventFd` owns (a share of) its descriptor and always returns that one, so it stays open and
         // the same for as long as it is registered.
-        let event = unsafe { AsyncFd::register_with_interest(event, Interest::READABLE) }
-            .map_err(io::Error::from)?;
+        let event = unsafe { AsyncFd::register_with_interest(event, Interest::READABLE) }.map_err(io::Error::from)?;
         runtime.spawn(reap(Reaper { ring: Arc::clone(&ring) }, event));
         Ok(ring)
     }

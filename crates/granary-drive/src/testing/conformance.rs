@@ -17,8 +17,7 @@ use crate::limits::META_BYTES_MAX;
 
 /// Lengths of shards that matter: one page, part of a chunk, chunks, the border of one-write shards, several
 /// extents where segments are small.
-pub const LENGTHS: [u64; 9] =
-    [4096, 12_288, 65_536, 69_632, 131_072, 524_288, 528_384, 3_145_728, 12_582_912 + 4096];
+pub const LENGTHS: [u64; 9] = [4096, 12_288, 65_536, 69_632, 131_072, 524_288, 528_384, 3_145_728, 12_582_912 + 4096];
 
 /// Runs all checks, each on a store that `make` makes. Stores need at least 64 MiB.
 ///
@@ -47,7 +46,10 @@ where
 #[must_use]
 pub fn content(shard: ShardId, shard_bytes: u64) -> AlignedBytes {
     let mut buf = AlignedBuf::zeroed(usize::try_from(shard_bytes).expect("test shards are small"));
-    let seed = shard.to_bytes().iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
+    let seed = shard
+        .to_bytes()
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
     for (n, word) in buf.chunks_exact_mut(8).enumerate() {
         let mixed = (seed ^ n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         word.copy_from_slice(&(mixed ^ (mixed >> 29)).to_le_bytes());
@@ -190,13 +192,13 @@ async fn ids_are_taken_once(store: &dyn ShardStore) {
 
 async fn bad_requests_are_refused(store: &dyn ShardStore) {
     let invalid = |result: crate::Result<AlignedBuf>| matches!(result, Err(DriveError::Invalid(_)));
-    for length in [0, 1, 4095, 4097, u64::MAX, u64::MAX & !4095] {
+    for length in [0, 1, 4095, 4097, u64::MAX, !4095] {
         let refused = store.create(ShardSpec { shard_bytes: length, ..spec(4096) }).await.err();
         assert!(matches!(refused, Some(DriveError::Invalid(_))), "{length}: {refused:?}");
     }
     let spec = spec(131_072);
     write(store, &spec, 65_536).await.expect("written");
-    for (offset, len) in [(1, 4096), (0, 100), (131_072, 4096), (126_976, 8192), (u64::MAX & !4095, 8192)] {
+    for (offset, len) in [(1, 4096), (0, 100), (131_072, 4096), (126_976, 8192), (!4095, 8192)] {
         assert!(invalid(store.read(spec.shard, offset, len).await), "{offset}+{len}");
         assert!(invalid(store.read_verified(spec.shard, offset, len).await), "{offset}+{len}");
     }

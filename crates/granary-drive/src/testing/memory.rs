@@ -61,12 +61,8 @@ impl MemoryDrive {
     /// An empty drive with everything chosen.
     #[must_use]
     pub fn with(id: DriveId, total_bytes: u64, reserve_bytes: u64, clock: Arc<dyn Clock>) -> Self {
-        let state = State {
-            shards: BTreeMap::new(),
-            writing: HashSet::new(),
-            used_bytes: 0,
-            health: DriveHealth::Online,
-        };
+        let state =
+            State { shards: BTreeMap::new(), writing: HashSet::new(), used_bytes: 0, health: DriveHealth::Online };
         Self { inner: Arc::new(Inner { id, total_bytes, reserve_bytes, clock, state: Mutex::new(state) }) }
     }
 

@@ -110,7 +110,10 @@ async fn check(drive: &LocalDrive, model: &mut BTreeMap<ShardId, (ShardSpec, Fat
         footprint += drive.core().record(*shard).unwrap().extents.iter().map(|e| e.len_bytes()).sum::<u64>();
     }
     for (shard, (_, fate)) in model.iter() {
-        assert!(*fate != Fate::Kept || listed.binary_search(shard).is_ok(), "seed {seed}: acknowledged {shard} is lost");
+        assert!(
+            *fate != Fate::Kept || listed.binary_search(shard).is_ok(),
+            "seed {seed}: acknowledged {shard} is lost"
+        );
     }
     assert_eq!(drive.space().used_bytes, footprint, "seed {seed}: accounting");
     // From here on the sweep's view: what is there stays, the rest is gone for good.

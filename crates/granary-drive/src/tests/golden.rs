@@ -54,7 +54,12 @@ fn extent_header_v1() {
 
 #[test]
 fn segment_head_v1() {
-    let head = SegmentHead { drive: DriveId([0xd1; 16]), segment: 7, generation: 0x0102_0304_0506_0708, segment_bytes: 1 << 30 };
+    let head = SegmentHead {
+        drive: DriveId([0xd1; 16]),
+        segment: 7,
+        generation: 0x0102_0304_0506_0708,
+        segment_bytes: 1 << 30,
+    };
     let mut bytes = [0u8; SEGMENT_HEAD_BYTES as usize];
     head.encode(&mut bytes);
     let kept = golden("segment_head.v1.bin", &bytes);

@@ -26,7 +26,7 @@ pub(crate) fn candidates(
             }
         }
     }
-    found.sort_by(|(_, a), (_, b)| (b.position, b.number).cmp(&(a.position, a.number)));
+    found.sort_by_key(|(_, found)| std::cmp::Reverse((found.position, found.number)));
     found
 }
 

@@ -307,6 +307,7 @@ impl Index {
     ///
     /// # Errors
     /// The index's.
+    #[allow(clippy::type_complexity)]
     pub fn dump(&self) -> Result<Vec<(Family, Vec<u8>, Vec<u8>)>> {
         let mut all = Vec::new();
         for family in Family::ALL {

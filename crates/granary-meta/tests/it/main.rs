@@ -1,4 +1,6 @@
 //! Tests of the metadata as those above see it: one binary, so that RocksDB is linked once.
+
+#![allow(clippy::unwrap_used)]
 #![allow(missing_docs, unreachable_pub, clippy::wildcard_imports)]
 
 mod checkpoints;

@@ -1,5 +1,7 @@
 //! The front door over real HTTP on the loopback interface, driven by hand-signed requests, over a store in
 //! memory: every operation, and every way a request can be wrong that we know of.
+
+#![allow(clippy::unwrap_used)]
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
 mod buckets;

@@ -52,8 +52,8 @@ impl Node {
     }
 
     async fn add(&self, path: &Path) -> Result<DriveStatus, NodeError> {
-        let path: PathBuf = std::path::absolute(path)
-            .map_err(|source| NodeError::Io { path: path.display().to_string(), source })?;
+        let path: PathBuf =
+            std::path::absolute(path).map_err(|source| NodeError::Io { path: path.display().to_string(), source })?;
         if self.open.lock().iter().any(|open| open.path == path && open.drive.health().readable()) {
             return Err(NodeError::Config(format!("{} is a drive of this node already", path.display())));
         }

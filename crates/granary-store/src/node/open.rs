@@ -59,7 +59,8 @@ impl Node {
         let any_formatted = folders.iter().any(|(_, folder)| matches!(folder, Folder::Formatted));
         // On the first start every folder is formatted; one that was cut short is gone on with (below).
         let pool = BufPool::new(options.buffer_pool_bytes);
-        let maker = DriveMaker { options: &options, keyring: &keyring, cluster, engine: &engine, pool: &pool, clock: &clock };
+        let maker =
+            DriveMaker { options: &options, keyring: &keyring, cluster, engine: &engine, pool: &pool, clock: &clock };
         let mut drives: Vec<(PathBuf, Arc<LocalDrive>)> = Vec::new();
         let mut blank = Vec::new();
         for (path, folder) in &folders {
@@ -123,7 +124,8 @@ impl Node {
             open.push(drive);
         }
         if !formatted {
-            let command = Command::SetSystem { name: FORMATTED_RECORD.to_owned(), value: Some(Bytes::from_static(b"1")) };
+            let command =
+                Command::SetSystem { name: FORMATTED_RECORD.to_owned(), value: Some(Bytes::from_static(b"1")) };
             meta.propose(command).await?;
         }
         let heal = Arc::new(HealState::default());
@@ -220,11 +222,7 @@ fn in_use(error: &NodeError) -> bool {
 }
 
 /// The keyring: the newest valid copy on any drive, or a new one where no drive is formatted.
-fn keyring(
-    folders: &[(PathBuf, Folder)],
-    provider: &dyn KeyProvider,
-    clock: &dyn Clock,
-) -> Result<Keyring, NodeError> {
+fn keyring(folders: &[(PathBuf, Folder)], provider: &dyn KeyProvider, clock: &dyn Clock) -> Result<Keyring, NodeError> {
     let copies: Vec<Vec<u8>> =
         folders.iter().filter_map(|(path, _)| std::fs::read(path.join(KEYRING_FILE)).ok()).collect();
     let formatted = folders.iter().any(|(_, folder)| matches!(folder, Folder::Formatted));
@@ -304,12 +302,7 @@ async fn open_meta(
 ) -> Result<(Arc<MetaStore>, granary_meta::RecoveryReport), NodeError> {
     let keys = keyring.keys();
     let mirrors = usize::from(options.store.scheme.m) + 1;
-    let mut open = OpenOptions::new(
-        folders,
-        mirrors,
-        MetaKey(*keys.log.expose()),
-        Some(MetaKey(*keys.index.expose())),
-    );
+    let mut open = OpenOptions::new(folders, mirrors, MetaKey(*keys.log.expose()), Some(MetaKey(*keys.index.expose())));
     open.log_file_bytes = options.log_file_bytes;
     let (meta, report) = tokio::task::spawn_blocking(move || MetaStore::open(open)).await.map_err(joined)??;
     Ok((Arc::new(meta), report))

@@ -115,14 +115,7 @@ impl TestStore {
         }
         let pool = BufPool::new(64 << 20);
         let stripes = StripeStore::new(Arc::new(set), pool, StripeOptions::default());
-        Store::new(
-            meta.clone(),
-            stripes,
-            provider.clone(),
-            header_key,
-            Arc::new(SystemClock),
-            options.clone(),
-        )
+        Store::new(meta.clone(), stripes, provider.clone(), header_key, Arc::new(SystemClock), options.clone())
     }
 
     /// A new store over the same drives and metadata, as after a restart.
@@ -135,8 +128,7 @@ impl TestStore {
     }
 
     pub async fn create_bucket_with(&self, name: &BucketName, options: BucketOptions) {
-        let request =
-            CreateBucketRequest { name: name.clone(), owner: "tester".to_owned(), region: None, options };
+        let request = CreateBucketRequest { name: name.clone(), owner: "tester".to_owned(), region: None, options };
         self.store.create_bucket(request).await.expect("the bucket is created");
     }
 

@@ -167,6 +167,7 @@ mod tests {
 
     #[test]
     fn each_rule_finds_its_offence() {
+        #[allow(clippy::type_complexity)]
         let cases: [(&str, fn(&mut Settings)); 14] = [
             ("needs at least 6", |s| s.drives.paths.truncate(5)),
             ("names /mnt/1 twice", |s| s.drives.paths[1] = "/mnt/1".into()),
