@@ -100,3 +100,41 @@ pub fn elements<'a>(document: &'a str, name: &str) -> Vec<&'a str> {
     let (open, close) = (format!("<{name}>"), format!("</{name}>"));
     document.split(&open).skip(1).filter_map(|rest| rest.split_once(&close).map(|(text, _)| text)).collect()
 }
+
+/// Sorts names into keys and common prefixes, and cuts the page: the names to show, and where to go on.
+pub fn roll<'a>(
+    names: impl Iterator<Item = &'a str>,
+    prefix: &str,
+    delimiter: Option<&str>,
+    after: Option<&str>,
+    limit: usize,
+) -> (Vec<(String, bool)>, Option<String>) {
+    let group = |name: &str| -> Option<String> {
+        let delimiter = delimiter?;
+        let at = name[prefix.len()..].find(delimiter)?;
+        Some(name[..prefix.len() + at + delimiter.len()].to_owned())
+    };
+    let mut out: Vec<(String, bool)> = Vec::new();
+    for name in names.filter(|name| name.starts_with(prefix)) {
+        if after.is_some_and(|after| name <= after) {
+            continue;
+        }
+        let entry = match group(name) {
+            Some(group) => {
+                let is_past =
+                    after.is_some_and(|after| after == group) || out.last().is_some_and(|(l, g)| *g && *l == group);
+                if is_past {
+                    continue;
+                }
+                (group, true)
+            }
+            None => (name.to_owned(), false),
+        };
+        if out.len() == limit {
+            let next = out.last().map(|(name, _)| name.clone());
+            return (out, next);
+        }
+        out.push(entry);
+    }
+    (out, None)
+}
