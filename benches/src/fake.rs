@@ -175,11 +175,14 @@ mod tests {
     fn run(faults: Faults, plans: &[Arc<Plan>]) -> Slice {
         let pool = Pool::start(&[endpoint(faults)], 3, 2, 1, false).expect("threads");
         let bounds = Bounds { duration: None, ops: Some(3 * KEYS) };
-        let mut slices = plans.iter().map(|plan| {
-            let cursor = Arc::new(AtomicU64::new(0));
-            pool.slice(0, plan, bounds, &cursor).expect("threads are there")
-        });
-        slices.next_back().expect("at least one plan")
+        let mut slices: Vec<Slice> = plans
+            .iter()
+            .map(|plan| {
+                let cursor = Arc::new(AtomicU64::new(0));
+                pool.slice(0, plan, bounds, &cursor).expect("threads are there")
+            })
+            .collect();
+        slices.pop().expect("at least one plan")
     }
 
     fn only(kind: OpKind) -> Arc<Plan> {

@@ -36,7 +36,7 @@ def test_reads(s3, bucket):
     assert future > now
 
 
-@pytest.mark.parametrize("size", [10, 100_000, 700_000])
+@pytest.mark.parametrize("size", [64, 100_000, 700_000])
 def test_writes(s3, bucket, size):
     first, second, third = (Content(n, size).data() for n in range(3))
     put = lambda body, **c: s3.put_object(Bucket=bucket, Key="k", Body=body, **c)  # noqa: E731

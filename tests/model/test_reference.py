@@ -207,7 +207,9 @@ class Reference:
         elif not found:
             self.expect(reply, (404, "NoSuchKey"))
         elif self.expect(reply, (200, "")):
-            etag = ElementTree.fromstring(reply.body).findtext(f"{NAMESPACE}ETag")
+            # AWS gives this document a namespace, s3s does not; clients take either.
+            root = ElementTree.fromstring(reply.body)
+            etag = root.findtext(f"{NAMESPACE}ETag") or root.findtext("ETag")
             self.buckets[bucket][key] = (found[0], note if replace else found[1], etag)
 
     def multipart(self, bucket: str, key: str) -> None:

@@ -77,8 +77,9 @@ pub(crate) async fn create_multipart_upload(
             bucket,
             key: convert::object_key(input.key.clone())?,
             attributes,
-            checksum_algorithm: Some(algorithm),
-            checksum_kind: Some(kind),
+            // What is not asked for is not imposed: parts may then come with any algorithm, as on AWS.
+            checksum_algorithm: asked.map(|_| algorithm),
+            checksum_kind: asked.map(|_| kind),
         })
         .await?;
     Ok(S3Response::new(CreateMultipartUploadOutput {
