@@ -323,6 +323,7 @@ def test_generated_operations(run):
         for _ in range(4):
             drive(reference, STEPS // 4)
             server.kill() if rng.random() < 0.5 else server.stop()
+            reference.client.close()
             server.start()
             for bucket, objects in reference.buckets.items():
                 for key in objects:
