@@ -66,7 +66,7 @@ def test_two_drives_deleted_under_load_then_replaced(own, population):
     threads = population.load(stop, "load")
     for drive in drives[:2]:
         delete_drive(drive)
-        population.check(f"after {drive.name} was deleted under load")
+        population.check(f"after {drive.name} was deleted under load", but="load")
     stop.set()
     for thread in threads:
         thread.join()
@@ -94,7 +94,7 @@ def test_deleted_while_stopped(own, population):
         delete_drive(drive)
     own.start()
     population.check("after a start without two drives")
-    population.fill(22, prefix="degraded")
+    population.fill(22, prefix="degraded", may_refuse=True)
     population.check("after writes without two drives")
     own.kill()
     own.start()
@@ -131,7 +131,7 @@ def test_bits_flipped_while_running(own, population):
     stop = threading.Event()
     threads = population.load(stop, "load")
     flipped = sum(flip(path, rng, 0.3) for drive in own.drive_dirs()[1:3] for path in files(drive, "segments"))
-    population.check(f"after {flipped} bits were flipped under load")
+    population.check(f"after {flipped} bits were flipped under load", but="load")
     stop.set()
     for thread in threads:
         thread.join()
@@ -194,7 +194,7 @@ def test_anything_on_m_drives(own, population, kind, how):
         pytest.skip(f"no {kind} on a drive; there are {kinds(drives[0])}")
     own.start()
     population.check(f"after {how} of {kind} ({spoilt} files) on two drives")
-    population.fill(11, prefix="after")
+    population.fill(11, prefix="after", may_refuse=True)
     own.kill()
     own.start()
     population.check("after kill -9 and a second start")

@@ -53,6 +53,7 @@ struct Cursor {
     written_shards: u64,
     written_bytes: u64,
     failed_parts: u64,
+    waiting_parts: u64,
 }
 
 /// The state of repair.
@@ -79,7 +80,10 @@ struct Queue {
 struct Healed {
     written_shards: u64,
     written_bytes: u64,
+    /// Shards that could not be repaired.
     left: u64,
+    /// Shards on drives that are down and not retired: they may come back as they are.
+    waiting: u64,
 }
 
 impl HealState {
@@ -158,6 +162,7 @@ impl Inner {
             written_shards: 0,
             written_bytes: 0,
             failed_parts: 0,
+            waiting_parts: 0,
         };
         let mut cursor = if resume { self.saved_cursor()?.unwrap_or(fresh) } else { fresh };
         let mut failures = Vec::new();
@@ -179,9 +184,13 @@ impl Inner {
                         cursor.written_shards += healed.written_shards;
                         cursor.written_bytes += healed.written_bytes;
                         cursor.repaired_parts += u64::from(healed.written_shards > 0 && healed.left == 0);
+                        cursor.waiting_parts += u64::from(healed.waiting > 0);
                         if healed.left > 0 {
                             cursor.failed_parts += 1;
-                            note(&mut failures, format!("part {part}: {} shards are still out of reach", healed.left));
+                            note(
+                                &mut failures,
+                                format!("part {part}: no drive could take {} of its shards", healed.left),
+                            );
                         }
                     }
                     Err(error) => {
@@ -230,6 +239,7 @@ impl Inner {
         status.written_shards = cursor.written_shards;
         status.written_bytes = cursor.written_bytes;
         status.failed_parts = cursor.failed_parts;
+        status.waiting_parts = cursor.waiting_parts;
         status.failures = failures.to_vec();
     }
 
@@ -263,6 +273,7 @@ impl Inner {
             StoreStats::add(&self.stats.heal_failures, 1);
             from_stripe(error)
         })?;
+        let from_drives = outcome.placement.drives.clone();
         if outcome.placement != from {
             match self.propose(Command::MovePart { part, from, to: outcome.placement }).await {
                 Ok(_) => {}
@@ -277,10 +288,17 @@ impl Inner {
                 }
             }
         }
+        let drives = self.stripes.drives();
+        let is_down = |index: &&u8| {
+            let no = from_drives.get(usize::from(**index)).copied();
+            no.and_then(|no| drives.get(no)).is_none_or(|drive| !drive.store().health().readable())
+        };
+        let waiting = outcome.left.iter().filter(is_down).count() as u64;
         let healed = Healed {
             written_shards: outcome.repaired.len() as u64,
             written_bytes: outcome.written_bytes,
-            left: outcome.left.len() as u64,
+            left: outcome.left.len() as u64 - waiting,
+            waiting,
         };
         if healed.written_shards > 0 && healed.left == 0 {
             StoreStats::add(&self.stats.healed_parts, 1);

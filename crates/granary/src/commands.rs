@@ -126,12 +126,13 @@ fn follow_heal(client: &Client) -> Result<Value> {
 fn heal_line(heal: &Value) -> String {
     let state = if heal["running"] == true { "repair runs" } else { "repair" };
     format!(
-        "{state}: {} parts examined, {} repaired ({} shards, {} written), {} failed, {} reports waiting\n",
+        "{state}: {} parts examined, {} repaired ({} shards, {} written), {} failed, {} wait for drives that are down, {} reports queued\n",
         heal["examined_parts"],
         heal["repaired_parts"],
         heal["written_shards"],
         bytes(number(&heal["written_bytes"])),
         heal["failed_parts"],
+        heal["waiting_parts"],
         heal["queued"],
     )
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use granary_drive::api::{DriveHealth, DriveSpace, ShardStore as _};
 use granary_drive::identity::Identity;
 use granary_meta::command::Command;
@@ -10,13 +11,19 @@ use granary_meta::{MirrorFolder, Proposer as _};
 use granary_stripe::{DamageKind, DamageReport};
 use granary_types::{DriveNo, ShardId};
 
-use super::open::{DriveMaker, register};
+use super::open::{DriveMaker, path_record, register, replaced_by_record};
 use super::status::{DriveStatus, ScrubStatus, id_text};
 use super::{Node, NodeError, OpenDrive};
 use crate::heal::HealMode;
 
 /// Shards asked for per scan call.
 const SCAN_SHARDS_MAX: usize = 256;
+
+/// The folder a drive was last seen at.
+fn last_path(index: &granary_meta::Index, drive: granary_types::DriveId) -> Option<String> {
+    let path = index.system(&path_record(drive)).ok()??;
+    Some(String::from_utf8_lossy(&path).into_owned())
+}
 
 impl Node {
     pub(super) fn drive_statuses(&self) -> Vec<DriveStatus> {
@@ -30,7 +37,7 @@ impl Node {
                 DriveStatus {
                     number: entry.number.0,
                     id: id_text(entry.drive),
-                    path: here.map(|open| open.path.display().to_string()),
+                    path: here.map(|open| open.path.display().to_string()).or_else(|| last_path(&index, entry.drive)),
                     health: here.map_or_else(
                         || DriveHealth::Offline("not open on this node".to_owned()),
                         |open| open.drive.health(),
@@ -125,8 +132,17 @@ impl Node {
                 tracing::debug!(drive = %no, %error, "closing the drive that is replaced");
             }
         }
-        let added = self.add(path).await?;
-        self.meta.propose(Command::RetireDrive { drive: entry.drive }).await?;
+        // Written down first: a replacement that a crash cuts short is finished by the next start.
+        let intent = replaced_by_record(entry.drive);
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let value = Some(Bytes::from(absolute.to_string_lossy().into_owned()));
+        self.meta.propose(Command::SetSystem { name: intent.clone(), value }).await?;
+        let added = self.add(path).await;
+        if added.is_ok() {
+            self.meta.propose(Command::RetireDrive { drive: entry.drive }).await?;
+        }
+        self.meta.propose(Command::SetSystem { name: intent, value: None }).await?;
+        let added = added?;
         let meta = Arc::clone(&self.meta);
         let id = entry.drive;
         tokio::task::spawn_blocking(move || meta.withdraw(id)).await.map_err(super::joined)?;

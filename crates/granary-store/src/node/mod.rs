@@ -223,7 +223,9 @@ impl Node {
         status.drives = self.drive_statuses();
         let scheme = self.options.store.scheme;
         let usable = status.drives.iter().filter(|drive| drive.health.readable() && !drive.retired).count();
-        status.drives_spare = usable as i64 - scheme.k as i64;
+        // More drives than k + m spread the parts; they do not make a part outlive more than m.
+        let gone = status.drives.iter().filter(|drive| !drive.health.readable() && !drive.retired).count();
+        status.drives_spare = (usable as i64 - i64::from(scheme.k)).min(i64::from(scheme.m) - gone as i64);
         status.heal = self.heal_status();
         status.recovery.clone_from(&self.recovery);
         status.buckets = self.store.inner.index().map_or(0, |index| index.buckets_count());

@@ -34,6 +34,8 @@ enum Folder {
     Blank,
     /// Has a `drive.json`.
     Formatted,
+    /// Has one that cannot be read: the drive is offline, and says why.
+    Damaged(String),
 }
 
 impl Node {
@@ -51,12 +53,12 @@ impl Node {
         let (engine, io) = start_engine(options.io)?;
         let mut folders = Vec::new();
         for path in &options.drives {
-            folders.push((path.clone(), survey(path)?));
+            folders.push((path.clone(), survey(path)));
         }
         let mut recovery = Vec::new();
         let keyring = keyring(&folders, &*provider, &*clock)?;
         let cluster = keyring.cluster_id();
-        let any_formatted = folders.iter().any(|(_, folder)| matches!(folder, Folder::Formatted));
+        let any_formatted = folders.iter().any(|(_, folder)| !matches!(folder, Folder::Blank));
         // On the first start every folder is formatted; one that was cut short is gone on with (below).
         let pool = BufPool::new(options.buffer_pool_bytes);
         let maker =
@@ -65,6 +67,10 @@ impl Node {
         let mut blank = Vec::new();
         for (path, folder) in &folders {
             match folder {
+                Folder::Damaged(why) => {
+                    tracing::error!(path = %path.display(), why, "this drive is offline");
+                    recovery.push(format!("drive {} is offline: {why}", path.display()));
+                }
                 Folder::Blank if any_formatted => blank.push(path.clone()),
                 Folder::Blank => drives.push((path.clone(), maker.open(path, true, &mut recovery).await?)),
                 Folder::Formatted => match maker.open(path, false, &mut recovery).await {
@@ -128,6 +134,23 @@ impl Node {
                 Command::SetSystem { name: FORMATTED_RECORD.to_owned(), value: Some(Bytes::from_static(b"1")) };
             meta.propose(command).await?;
         }
+        // Drives that were added while the node ran, and that the settings do not name (yet).
+        let known = meta.index().load()?.drives();
+        for entry in known.iter().filter(|entry| !entry.retired) {
+            if open.iter().any(|open: &OpenDrive| open.id == entry.drive) {
+                continue;
+            }
+            let Some(path) = meta.index().load()?.system(&path_record(entry.drive))? else { continue };
+            let path = PathBuf::from(String::from_utf8_lossy(&path).into_owned());
+            if !matches!(Identity::load(&path), Ok(Some(identity)) if identity.drive == entry.drive) {
+                continue;
+            }
+            match maker.open(&path, false, &mut recovery).await {
+                Ok(drive) => open.push(register(&meta, &set, path, drive, &keyring).await?),
+                Err(error) => recovery.push(format!("drive {} is offline: {error}", path.display())),
+            }
+        }
+        finish_replacements(&meta, &open).await?;
         let heal = Arc::new(HealState::default());
         let reports = Arc::clone(&heal);
         let stripe_options =
@@ -207,12 +230,13 @@ fn start_engine(choice: IoChoice) -> Result<(Arc<dyn io::IoEngine>, String), Nod
     Ok((io::start(kind), line))
 }
 
-fn survey(path: &Path) -> Result<Folder, NodeError> {
-    if Identity::load(path)?.is_some() {
-        return Ok(Folder::Formatted);
+fn survey(path: &Path) -> Folder {
+    match Identity::load(path) {
+        Ok(Some(_)) => Folder::Formatted,
+        // Whether what is there is empty enough to be formatted is for the drive to say.
+        Ok(None) => Folder::Blank,
+        Err(error) => Folder::Damaged(error.to_string()),
     }
-    // Whether what is there is empty enough to be formatted is for the drive to say.
-    Ok(Folder::Blank)
 }
 
 /// Whether another process has the drive open: a mistake to be told, not a drive to do without.
@@ -288,7 +312,7 @@ impl DriveMaker<'_> {
         options.clock = Arc::clone(self.clock);
         let drive = tokio::task::spawn_blocking(move || LocalDrive::open(options)).await.map_err(joined)??;
         let report = drive.recovery();
-        if report.rebuilt.is_some() || report.lost > 0 {
+        if !format && (report.rebuilt.is_some() || report.lost > 0) {
             recovery.push(format!("drive {}: {report}", path.display()));
         }
         Ok(Arc::new(drive))
@@ -306,6 +330,33 @@ async fn open_meta(
     open.log_file_bytes = options.log_file_bytes;
     let (meta, report) = tokio::task::spawn_blocking(move || MetaStore::open(open)).await.map_err(joined)??;
     Ok((Arc::new(meta), report))
+}
+
+/// System record that holds the folder a drive was last seen at.
+pub(super) fn path_record(drive: DriveId) -> String {
+    format!("drive/{drive}/path")
+}
+
+/// System record that a drive is being replaced by the one at the folder it holds.
+pub(super) fn replaced_by_record(drive: DriveId) -> String {
+    format!("drive/{drive}/replaced-by")
+}
+
+/// Finishes replacements that a crash cut short: where the new drive was taken into use, the old one is retired;
+/// else it stays, and the replacement has not happened.
+async fn finish_replacements(meta: &MetaStore, open: &[OpenDrive]) -> Result<(), NodeError> {
+    let index = meta.index().load()?;
+    for (name, value) in index.systems("drive/")? {
+        let Some(id) = name.strip_prefix("drive/").and_then(|rest| rest.strip_suffix("/replaced-by")) else { continue };
+        let folder = String::from_utf8_lossy(&value);
+        let taken = open.iter().any(|open| open.path.to_string_lossy() == folder && open.id.to_string() != id);
+        if let (true, Ok(drive)) = (taken, id.parse::<DriveId>()) {
+            tracing::info!(old = id, new = %folder, "finishing the replacement of a drive");
+            meta.propose(Command::RetireDrive { drive }).await?;
+        }
+        meta.propose(Command::SetSystem { name, value: None }).await?;
+    }
+    Ok(())
 }
 
 /// Gives a drive its number and puts it into the table.
@@ -329,6 +380,11 @@ pub(super) async fn register(
         },
     };
     place_keyring(&path, keyring)?;
+    // Remembered for the day when the drive is gone and somebody asks where it was.
+    let (name, value) = (path_record(id), Bytes::from(path.to_string_lossy().into_owned()));
+    if meta.index().load()?.system(&name)?.as_ref() != Some(&value) {
+        meta.propose(Command::SetSystem { name, value: Some(value) }).await?;
+    }
     set.insert(no, Arc::clone(&drive) as Arc<dyn granary_drive::api::ShardStore>);
     Ok(OpenDrive { no, id, path, drive })
 }

@@ -63,6 +63,8 @@ pub struct HealStatus {
     pub written_bytes: u64,
     /// Parts that could not be made whole; they stay in the next walk.
     pub failed_parts: u64,
+    /// Parts with shards on drives that are down and not retired: whole again when those come back, or when they are replaced.
+    pub waiting_parts: u64,
     /// The first failures, in words.
     pub failures: Vec<String>,
     /// Damage reports waiting for repair.
