@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 import threading
 
 import pytest
@@ -231,3 +232,23 @@ def test_heal_survives_a_kill(own, population):
         delete_drive(drive)
     own.start_with_its_own_list()
     population.check("after two other drives were deleted")
+
+
+def test_index_rebuilt_from_the_drives_alone(own, population):
+    """No log, no checkpoint, no index on any drive: refused in words, then rebuilt as far as the drives know."""
+    own.stop()
+    for drive in own.drive_dirs():
+        shutil.rmtree(drive / "meta")
+    refused = own.run("dev", "--data", str(own.data), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
+    assert refused.returncode != 0 and "granary rebuild" in refused.stderr, refused.stdout + refused.stderr
+    for drive in own.drive_dirs():
+        shutil.rmtree(drive / "meta", ignore_errors=True)
+    said = own.run("rebuild", "--data", str(own.data))
+    assert said.returncode == 0 and " 0 parts cannot" in said.stdout, said.stdout + said.stderr
+    own.start()
+    for key, (content,) in population.admissible.items():
+        if content.size <= 16 * 1024:
+            population.admissible[key] = [None]
+    population.check("after the index was rebuilt from the drives")
+    again = own.run("rebuild", "--data", str(own.data))
+    assert again.returncode != 0, "a rebuild beside a running node"

@@ -273,6 +273,13 @@ class Server:
             env=os.environ | {"GRANARY_ROOT_ACCESS_KEY": ACCESS_KEY, "GRANARY_ROOT_SECRET_KEY": SECRET_KEY} | self.env,
         )  # fmt: skip
 
+    def run(self, *arguments: str, seconds: float = 300.0) -> subprocess.CompletedProcess[str]:
+        """Runs `granary ARGUMENTS` in the server's environment, without an address; the caller judges the status."""
+        return subprocess.run(
+            [str(self.binary), *arguments], capture_output=True, text=True, timeout=seconds,
+            env=os.environ | {"GRANARY_ROOT_ACCESS_KEY": ACCESS_KEY, "GRANARY_ROOT_SECRET_KEY": SECRET_KEY} | self.env,
+        )  # fmt: skip
+
     def drive_dirs(self) -> list[Path]:
         """The drive folders, in order: those that hold a `drive.json`."""
         return sorted(p.parent for p in self.data.rglob("drive.json"))

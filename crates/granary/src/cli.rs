@@ -31,6 +31,8 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Exit 0 if a node serves, 1 if not (for health checks)
     Health(HealthArgs),
+    /// The last resort, on a stopped node: rebuild a lost index from the drives alone
+    Rebuild(RebuildArgs),
     /// Print every setting with its default and what it means
     Config,
 }
@@ -66,6 +68,21 @@ pub(crate) struct DevArgs {
 pub(crate) enum Preset {
     /// `raw` (versioned, written once), `processed`, `artefacts` (ETags that cost no MD5), `cache`
     Ai,
+}
+
+/// `granary rebuild`.
+#[derive(Debug, Args)]
+pub(crate) struct RebuildArgs {
+    /// Data folder of a node that was run with `granary dev`
+    #[arg(long, value_name = "DIR", conflicts_with = "config", required_unless_present = "config")]
+    pub(crate) data: Option<PathBuf>,
+    /// Settings file of a node that was run with `granary serve`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Complete multipart uploads whose parts are all there from the first on. Whether they had been completed is
+    /// not known from the drives; without this they come back as open uploads
+    #[arg(long)]
+    pub(crate) complete_uploads: bool,
 }
 
 /// `granary serve`.

@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use admin::client::ClientError;
-use cli::{Cli, Command, DevArgs, ServeArgs};
+use cli::{Cli, Command, DevArgs, RebuildArgs, ServeArgs};
 use drive_list::{DriveList, DriveListError};
 use serve::{DataDir, ServeError, Start};
 use settings::{Settings, SettingsError};
@@ -50,6 +50,7 @@ fn main() -> ExitCode {
         Command::Dev(args) => dev(args).map(|()| true),
         Command::Serve(args) => serve(args).map(|()| true),
         Command::Drive(command) => commands::drive(&command).map_err(Failure::from),
+        Command::Rebuild(args) => rebuild(args).map(|()| true),
         Command::Heal(args) => commands::heal(&args).map_err(Failure::from),
         Command::Status(args) => commands::status(&args).map(|()| true).map_err(Failure::from),
         Command::Health(args) => commands::health(&args).map(|()| true).map_err(Failure::from),
@@ -94,6 +95,26 @@ fn dev(args: DevArgs) -> Result<(), Failure> {
     }
     let settings = settings.check()?;
     Ok(serve::run(Start { settings, preset: args.preset, show_secret: args.show_secret, drive_list }, data)?)
+}
+
+fn rebuild(args: RebuildArgs) -> Result<(), Failure> {
+    let mut settings = match &args.config {
+        Some(file) => Settings::read(file)?.overlay(std::env::vars())?,
+        None => Settings::default().overlay(std::env::vars())?,
+    };
+    if let Some(data) = args.data {
+        settings.node.data_dir = data;
+    }
+    process::harden();
+    logging::start(&settings)?;
+    let data = DataDir::lock(&settings.node.data_dir)?;
+    if settings.drives.paths.is_empty() {
+        let list = DriveList::new(&settings.node.data_dir)
+            .map_err(|source| DriveListError::Io { path: settings.node.data_dir.clone(), source })?;
+        settings.drives.paths = list.obtain(None, DEV_DRIVES_DEFAULT)?;
+    }
+    let settings = settings.check()?;
+    Ok(serve::rebuild(&settings, data, args.complete_uploads)?)
 }
 
 fn serve(args: ServeArgs) -> Result<(), Failure> {

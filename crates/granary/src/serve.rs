@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use granary_access::{Credentials, Owner, RootKeys, RootKeysError};
 use granary_crypto::{CryptoError, FileKeyProvider, KeyProvider};
-use granary_store::node::{Node, NodeError};
+use granary_store::node::{Node, NodeError, NodeOptions};
 use granary_types::SystemClock;
 use hyper::service::service_fn;
 use tokio::signal::unix::{SignalKind, signal};
@@ -170,6 +170,33 @@ pub(crate) fn run(start: Start, data: DataDir) -> Result<(), ServeError> {
     // Connections that outlasted the drain are cut here.
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended
+}
+
+/// Rebuilds the index of a stopped node from its drives, and says what came back.
+///
+/// # Errors
+/// [`ServeError::Node`] if the index is not lost, among others.
+pub(crate) fn rebuild(settings: &Settings, data: DataDir, complete_uploads: bool) -> Result<(), ServeError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| ServeError::System { what: "the runtime could not be started", source })?;
+    let report = runtime.block_on(async {
+        let provider: Arc<dyn KeyProvider> = Arc::new(sealing_key(settings)?);
+        let options = NodeOptions { accept_lost_metadata: true, ..engine::options(settings) };
+        let node = Node::open(options, provider, Arc::new(SystemClock)).await?;
+        let report = node.rebuild_index(complete_uploads).await;
+        node.close().await?;
+        Ok::<_, ServeError>(report?)
+    })?;
+    drop(data);
+    let mut text = format!(
+        "{} buckets, {} objects, {} uploads ({} completed anew); {} parts cannot be brought back\n",
+        report.buckets, report.objects, report.uploads, report.completed, report.lost_parts
+    );
+    report.notes.iter().for_each(|note| text.push_str(&format!("  {note}\n")));
+    text.push_str("not brought back: objects of at most the inline size, later changes of tags and locks, creation times\n");
+    print(&text).map_err(|source| ServeError::System { what: "standard output", source })
 }
 
 async fn live(start: Start, data: DataDir) -> Result<(), ServeError> {
