@@ -170,7 +170,7 @@ def test_more_than_m_drives_rotten_is_an_error_never_wrong_bytes(own, population
 @pytest.mark.parametrize(
     "how", ["flip", "delete", pytest.param("zero", marks=pytest.mark.slow), pytest.param("truncate", marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("kind", ["index", "log", "meta", "drive.json", "everything"])
+@pytest.mark.parametrize("kind", ["index", "meta", "drive.json", "everything"])
 def test_anything_on_m_drives(own, population, kind, how):
     """All files of a kind on M drives are spoilt while the server is down (after a kill -9, so that the log matters)."""
     rng = random.Random(f"{kind}{how}")

@@ -598,7 +598,7 @@ impl ObjectStore for Twin {
         Box::pin(async move {
             let algorithm = self.with(&request.bucket, |bucket| {
                 let upload = upload_of(bucket, request.upload, &request.key)?;
-                Ok(upload.record.checksum_algorithm)
+                Ok(upload.record.checksum_algorithm.or(Some(ChecksumAlgorithm::Crc64nvme)))
             })?;
             let (bytes, checksum) = take(request.body, request.size_bytes, request.claims, algorithm).await?;
             let part = self.part(&bytes, checksum);
@@ -630,7 +630,7 @@ impl ObjectStore for Twin {
             self.with(bucket, |bucket| {
                 upload_of(bucket, upload, key)?;
                 let upload = bucket.uploads.get_mut(&upload).ok_or(StoreError::NoSuchUpload)?;
-                let checksum = upload.record.checksum_algorithm.map(|algorithm| {
+                let checksum = upload.record.checksum_algorithm.or(Some(ChecksumAlgorithm::Crc64nvme)).map(|algorithm| {
                     let mut hasher = ChecksumHasher::new(algorithm);
                     hasher.update(&bytes);
                     hasher.finish()
@@ -669,8 +669,9 @@ impl ObjectStore for Twin {
                     return Err(Refusal::BadSize.into());
                 }
                 let known: Option<Vec<_>> = parts.iter().map(|(len, c)| c.as_ref().map(|c| (c, *len))).collect();
-                let checksum = known.zip(upload.record.checksum_algorithm).and_then(|(known, algorithm)| {
-                    let kind = upload.record.checksum_kind.unwrap_or(ChecksumKind::Composite);
+                let checksum = known.and_then(|known| {
+                    let algorithm = upload.record.checksum_algorithm.unwrap_or(ChecksumAlgorithm::Crc64nvme);
+                    let kind = upload.record.checksum_kind.unwrap_or(algorithm.default_kind());
                     Checksum::of_parts(algorithm, kind, &known)
                 });
                 if request.checksum.is_some() && request.checksum != checksum {
