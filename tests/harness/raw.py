@@ -53,6 +53,7 @@ class RawClient:
     """One connection to one endpoint. Not for use by two threads at once."""
 
     def __init__(self, host: str, port: int, timeout: float = 60.0) -> None:
+        self.answered = 0
         self.host = host
         self.port = port
         self.timeout = timeout
@@ -92,6 +93,7 @@ class RawClient:
         except Exception:
             self.close()
             raise
+        self.answered += 1
         if answer.will_close:
             self.close()
         return Reply(answer.status, {name.lower(): value for name, value in answer.getheaders()}, data)
