@@ -195,7 +195,9 @@ pub(crate) fn rebuild(settings: &Settings, data: DataDir, complete_uploads: bool
         report.buckets, report.objects, report.uploads, report.completed, report.lost_parts
     );
     report.notes.iter().for_each(|note| text.push_str(&format!("  {note}\n")));
-    text.push_str("not brought back: objects of at most the inline size, later changes of tags and locks, creation times\n");
+    text.push_str(
+        "not brought back: objects of at most the inline size, later changes of tags and locks, creation times\n",
+    );
     print(&text).map_err(|source| ServeError::System { what: "standard output", source })
 }
 

@@ -22,8 +22,8 @@ use granary_store::api::{
     Portion, PutRequest, PutResponse, ReadCondition, Result, UploadPartRequest,
 };
 use granary_types::{
-    BucketId, BucketName, ByteRange, Checksum, ChecksumAlgorithm, ChecksumHasher, ChecksumKind, ObjectKey, PartId,
-    Timestamp, UploadId, VersionId, WrappedKey,
+    BucketId, BucketName, ByteRange, Checksum, ChecksumAlgorithm, ChecksumHasher, ObjectKey, PartId, Timestamp,
+    UploadId, VersionId, WrappedKey,
 };
 use md5::{Digest, Md5};
 use parking_lot::Mutex;
@@ -630,11 +630,12 @@ impl ObjectStore for Twin {
             self.with(bucket, |bucket| {
                 upload_of(bucket, upload, key)?;
                 let upload = bucket.uploads.get_mut(&upload).ok_or(StoreError::NoSuchUpload)?;
-                let checksum = upload.record.checksum_algorithm.or(Some(ChecksumAlgorithm::Crc64nvme)).map(|algorithm| {
-                    let mut hasher = ChecksumHasher::new(algorithm);
-                    hasher.update(&bytes);
-                    hasher.finish()
-                });
+                let checksum =
+                    upload.record.checksum_algorithm.or(Some(ChecksumAlgorithm::Crc64nvme)).map(|algorithm| {
+                        let mut hasher = ChecksumHasher::new(algorithm);
+                        hasher.update(&bytes);
+                        hasher.finish()
+                    });
                 let part = self.part(&bytes, checksum);
                 upload.parts.insert(number, (part.clone(), bytes));
                 Ok((part, info.version))
