@@ -55,7 +55,9 @@ pub struct RecoveryReport {
 
 impl std::fmt::Display for RecoveryReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if let Some(reason) = &self.rebuilt {
+        if self.segments == 0 && self.rebuilt.is_some() {
+            write!(f, "no segments yet; ")?;
+        } else if let Some(reason) = &self.rebuilt {
             write!(f, "index rebuilt from {} segments ({reason}); ", self.segments)?;
         } else if self.clean {
             write!(f, "closed in order; ")?;
