@@ -156,12 +156,6 @@ impl Inner {
         if got_bytes < size_bytes {
             return Err(StoreError::IncompleteBody { want_bytes: size_bytes, got_bytes });
         }
-        // Trailing slots of the last stripe that hold no payload are sealed like any other.
-        while chunk < chunks {
-            cipher.seal(chunk, writer.slot_mut());
-            writer.advance().await.map_err(from_stripe)?;
-            chunk += 1;
-        }
         let digested = digests.finish(claims)?;
         let sealed_meta = meta(&digested).seal(self)?;
         let placement = writer.commit(sealed_meta).await.map_err(from_stripe)?;
