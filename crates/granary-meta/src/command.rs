@@ -84,6 +84,8 @@ pub enum VersionChange {
     },
     /// Set or lift the legal hold.
     LegalHold(bool),
+    /// Replace the grants, as `granary-access` encodes them.
+    Acl(Option<Vec<u8>>),
 }
 
 /// One change of metadata. **Variants and fields are only ever appended** (postcard numbers them).

@@ -1,6 +1,6 @@
 //! The records of the index: what a bucket, a version, a part and an upload are. Everything here is
-//! serialised with postcard into RocksDB values and log frames, so **fields and variants are only ever
-//! appended** and golden files in `tests/golden` hold each version.
+//! serialised with postcard into RocksDB values and log frames. Variants are only ever appended; a new field
+//! makes a new format (`index::open::FORMAT`), and golden files in `tests/golden` hold each.
 
 use granary_types::{
     BucketId, BucketName, Checksum, ChecksumAlgorithm, ChecksumKind, ObjectKey, PartId, PartLocation, Placement,
@@ -46,6 +46,10 @@ pub struct BucketOptions {
     pub default_retention: Option<(RetentionMode, u64)>,
     /// Logical quota in bytes, if any.
     pub quota_bytes: Option<u64>,
+    /// Quota of objects (all versions and delete markers), if any.
+    pub quota_objects: Option<u64>,
+    /// Regions in which the bucket's bytes may lie; empty: wherever the cluster is.
+    pub regions: Vec<String>,
 }
 
 /// A bucket.
@@ -120,6 +124,10 @@ pub enum Sse {
     Kms {
         /// The key's id.
         key_id: String,
+        /// Encryption context as the client sent it (base64 JSON), bound into the wrapping of the data key.
+        context: Option<String>,
+        /// `x-amz-server-side-encryption-bucket-key-enabled`, given back as it was.
+        bucket_key_enabled: bool,
     },
     /// A key the client brings with every request; only its MD5 is kept (base64).
     Customer {
@@ -145,6 +153,8 @@ pub struct Attributes {
     pub sse: Sse,
     /// Canonical id of the owner.
     pub owner: String,
+    /// Grants beyond the owner's, as `granary-access` encodes them; `None` where ACLs are off or private.
+    pub acl: Option<Vec<u8>>,
 }
 
 /// Where a part's sealed bytes are.

@@ -170,6 +170,7 @@ impl Cx<'_, '_> {
                 object.attributes.retention = *retention;
             }
             VersionChange::LegalHold(on) => object.attributes.legal_hold = *on,
+            VersionChange::Acl(acl) => object.attributes.acl.clone_from(acl),
         }
         let outcome = Outcome::Put {
             version: record.version,

@@ -35,8 +35,9 @@ fn attributes() -> Attributes {
         tags: vec![("stage".to_owned(), "raw".to_owned())],
         retention: Some(Retention { mode: RetentionMode::Compliance, until: Timestamp(77) }),
         legal_hold: true,
-        sse: Sse::Kms { key_id: "k1".to_owned() },
+        sse: Sse::Kms { key_id: "k1".to_owned(), context: Some("e30=".to_owned()), bucket_key_enabled: true },
         owner: "owner".to_owned(),
+        acl: Some(b"grants".to_vec()),
     }
 }
 
@@ -49,10 +50,12 @@ fn records() {
         object_lock: true,
         default_retention: Some((RetentionMode::Governance, 60)),
         quota_bytes: Some(1 << 40),
+        quota_objects: Some(1 << 20),
+        regions: vec!["eu-central-1".to_owned()],
     };
     let mut bucket = bucket_record(7, "golden", Versioning::Suspended, options);
     bucket.documents = BTreeMap::from([("policy".to_owned(), b"{}".to_vec())]);
-    golden("bucket-v1", &bucket);
+    golden("bucket-v2", &bucket);
 
     let mut hasher = ChecksumHasher::new(ChecksumAlgorithm::Crc64nvme);
     hasher.update(b"123456789");
@@ -60,13 +63,13 @@ fn records() {
     record.checksum = Some(hasher.finish());
     record.attributes = attributes();
     let version = |body| VersionRecord { version: VersionId([3; 16]), created: Timestamp(1_700_000_000_000_000), body };
-    golden("version-one-v1", &version(VersionBody::Object(Box::new(record.clone()))));
+    golden("version-one-v2", &version(VersionBody::Object(Box::new(record.clone()))));
     record.parts = Parts::Manifest { id: UploadId([4; 16]), count: 3 };
-    golden("version-manifest-v1", &version(VersionBody::Object(Box::new(record.clone()))));
-    golden("version-marker-v1", &version(VersionBody::DeleteMarker));
-    golden("part-inline-v1", &part(6, 10, PartPlace::Inline));
+    golden("version-manifest-v2", &version(VersionBody::Object(Box::new(record.clone()))));
+    golden("version-marker-v2", &version(VersionBody::DeleteMarker));
+    golden("part-inline-v2", &part(6, 10, PartPlace::Inline));
     golden(
-        "upload-v1",
+        "upload-v2",
         &UploadRecord {
             id: UploadId([5; 16]),
             key: key("a/b"),
@@ -84,7 +87,7 @@ fn records() {
         PartOwner::Manifest { id: UploadId([5; 16]), position: 2 },
         PartOwner::Garbage { since: Timestamp(4) },
     ];
-    golden("part-refs-v1", &owners.map(reference));
+    golden("part-refs-v2", &owners.map(reference));
 }
 
 #[test]
@@ -116,5 +119,5 @@ fn commands() {
         Command::SetSystem { name: "heal/cursor".to_owned(), value: Some(Bytes::from_static(b"x")) },
     ];
     let all: Vec<_> = all.into_iter().map(|command| Envelope { at: Timestamp(12_345), command }).collect();
-    golden("commands-v1", &all);
+    golden("commands-v2", &all);
 }

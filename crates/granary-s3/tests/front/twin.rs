@@ -487,6 +487,7 @@ impl ObjectStore for Twin {
                         attributes.retention = retention;
                     }
                     VersionChange::LegalHold(hold) => attributes.legal_hold = hold,
+                    VersionChange::Acl(acl) => attributes.acl = acl,
                 }
                 Ok(bucket.shown(found))
             })
