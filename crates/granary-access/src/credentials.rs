@@ -11,6 +11,8 @@ use granary_types::ClusterId;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use crate::identity::Identity;
+
 /// Characters in an access key.
 const ACCESS_KEY_LEN: std::ops::RangeInclusive<usize> = 3..=128;
 /// Characters in a secret.
@@ -81,17 +83,6 @@ impl Owner {
     }
 }
 
-/// Who a request comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
-    /// The access key that signed.
-    pub access_key: String,
-    /// The owner it acts for.
-    pub owner: Arc<Owner>,
-    /// May do everything.
-    pub is_root: bool,
-}
-
 struct Entry {
     secret: Secret,
     identity: Arc<Identity>,
@@ -132,7 +123,7 @@ impl Credentials {
         is_root: bool,
     ) -> Result<(), AccessKeyError> {
         check_access_key(access_key)?;
-        let identity = Arc::new(Identity { access_key: access_key.to_owned(), owner, is_root });
+        let identity = Arc::new(Identity { is_root, ..Identity::root(access_key, owner) });
         self.write().insert(access_key.to_owned(), Entry { secret, identity });
         Ok(())
     }

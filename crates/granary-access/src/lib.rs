@@ -1,14 +1,24 @@
-//! Who may do what: credentials now; users, policy and the audit chain come later.
+//! Who may do what: users, access keys, AWS's policy language, and the decision.
 //!
-//! Row 3. Knows neither HTTP nor s3s: the front door asks it who an access key belongs to. Secrets are
-//! wiped from memory when dropped and never appear in `Debug` output or errors.
+//! Row 3. Knows neither HTTP nor s3s: the front door asks it who an access key belongs to ([`Credentials`]) and whether
+//! that identity may do what the request asks ([`decide`]). Secrets are wiped from memory when dropped and never
+//! appear in `Debug` output or errors.
 
 pub mod acl;
 pub mod credentials;
+pub mod decision;
+pub mod error;
+pub mod identity;
 pub mod ownership;
+pub mod policy;
+pub mod records;
 pub mod root_keys;
 
 pub use acl::{Acl, AclError};
-pub use credentials::{AccessKeyError, Credentials, Identity, Owner, Secret};
+pub use credentials::{AccessKeyError, Credentials, Owner, Secret};
+pub use decision::{BucketFacts, By, Decision, ObjectFacts, Question, decide};
+pub use error::IamError;
+pub use identity::{Identity, PrincipalKind};
 pub use ownership::{Ownership, PublicAccessBlock};
+pub use policy::{Policy, PolicyError, PolicyKind};
 pub use root_keys::{RootKeys, RootKeysError};

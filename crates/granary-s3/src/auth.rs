@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use granary_access::Credentials;
+use granary_access::{By, Credentials};
 use s3s::access::{S3Access, S3AccessContext};
 use s3s::auth::{S3Auth, SecretKey};
 use s3s::host::{S3Host, VirtualHost};
@@ -58,7 +58,15 @@ impl S3Access for Access {
             trace.set_operation(operation);
         }
         let identity = identity?;
-        if !identity.is_root {
+        let decision = granary_access::Decision {
+            allowed: identity.is_root,
+            by: if identity.is_root { By::Root } else { By::Nothing },
+        };
+        if let Some(trace) = cx.extensions_mut().get::<Arc<Trace>>() {
+            trace.set_identity(Arc::clone(&identity));
+            trace.set_decision(decision.clone());
+        }
+        if !decision.allowed {
             return Err(S3Error::with_message(S3ErrorCode::AccessDenied, "Access Denied"));
         }
         cx.extensions_mut().insert(identity);

@@ -122,7 +122,7 @@ mod tests {
     use granary_store::StoreError;
 
     fn read(frames: Vec<Result<Bytes, StoreError>>, len: u64) -> Vec<Result<Bytes, String>> {
-        let blob = outgoing(futures::stream::iter(frames).boxed(), len, Arc::new(Trace::new(false)));
+        let blob = outgoing(futures::stream::iter(frames).boxed(), len, Arc::new(Trace::new(false, None)));
         assert_eq!(blob.remaining_length().exact(), Some(usize::try_from(len).unwrap()));
         futures::executor::block_on(blob.map(|frame| frame.map_err(|e| e.to_string())).collect())
     }

@@ -1,10 +1,11 @@
 //! What is known of a request while it is served: its id, its operation, who asks, how many bytes came.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
-use granary_access::Identity;
+use granary_access::{Decision, Identity};
 use granary_store::StoreError;
 use s3s::{S3Error, S3ErrorCode, S3Request, S3Result};
 
@@ -15,6 +16,16 @@ pub trait RequestObserver: Send + Sync + 'static {
     /// `op` is S3's operation name, `Unknown` where the request was refused before it was known. `micros` runs
     /// from the request's head to the end of the answer.
     fn done(&self, op: &'static str, status: u16, bytes_in: u64, bytes_out: u64, micros: u64);
+}
+
+/// The other end of the connection. Whoever accepts connections puts it into the request's extensions; without it
+/// the address is unknown, and conditions on it do not hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// Address and port of the client.
+    pub address: SocketAddr,
+    /// The version of TLS, such as `1.3`; `None` over plain HTTP.
+    pub tls: Option<&'static str>,
 }
 
 /// Name of an operation that was never known.
@@ -93,10 +104,16 @@ pub(crate) struct Trace {
     fault: Mutex<Option<String>>,
     /// What is wrong with the request's document, for which s3s has no answer.
     verdict: Mutex<Option<S3Error>>,
+    /// Who asks; set once the signature is verified (and for anonymous requests).
+    identity: OnceLock<Arc<Identity>>,
+    /// Whether it may, and what decided: the first refusal, else the first answer.
+    decision: Mutex<Option<Decision>>,
+    /// Where from.
+    pub(crate) peer: Option<Peer>,
 }
 
 impl Trace {
-    pub(crate) fn new(is_chunk_signed: bool) -> Self {
+    pub(crate) fn new(is_chunk_signed: bool, peer: Option<Peer>) -> Self {
         Self {
             id: format!("{:016X}", rand::random::<u64>()),
             started: Instant::now(),
@@ -105,7 +122,33 @@ impl Trace {
             bytes_in: AtomicU64::new(0),
             fault: Mutex::new(None),
             verdict: Mutex::new(None),
+            identity: OnceLock::new(),
+            decision: Mutex::new(None),
+            peer,
         }
+    }
+
+    pub(crate) fn set_identity(&self, identity: Arc<Identity>) {
+        // Served twice (see `lenient`), it is the same identity.
+        let _ = self.identity.set(identity);
+    }
+
+    /// Who asks. `None` where the request was refused before its signature was verified.
+    pub(crate) fn identity(&self) -> Option<&Arc<Identity>> {
+        self.identity.get()
+    }
+
+    /// Keeps what was decided. Of several questions of one request (copies, multi-deletes) the first refusal stays.
+    pub(crate) fn set_decision(&self, decision: Decision) {
+        let mut kept = self.decision.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.as_ref().is_none_or(|kept| kept.allowed && !decision.allowed) {
+            *kept = Some(decision);
+        }
+    }
+
+    /// What was decided, and by which statement. `None` where it did not come to a decision.
+    pub(crate) fn decision(&self) -> Option<Decision> {
+        self.decision.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn set_operation(&self, index: u8) {
@@ -180,7 +223,7 @@ mod tests {
 
     #[test]
     fn operations_are_named() {
-        let trace = Trace::new(false);
+        let trace = Trace::new(false, None);
         assert_eq!(trace.operation(), "Unknown");
         for (name, shown) in [("GetObject", "GetObject"), ("UploadPartCopy", "UploadPartCopy"), ("Whatever", "Other")] {
             trace.set_operation(operation_index(name));

@@ -19,6 +19,6 @@ mod rechunk;
 mod service;
 mod unread;
 
-pub use context::RequestObserver;
+pub use context::{Peer, RequestObserver};
 pub use front::FrontDoor;
 pub use service::{ConfigError, FromBody, FrontBody, FrontConfig, LOG_DIRECTIVE, S3Service, service};

@@ -23,7 +23,7 @@ use s3s::service::{S3Service as Inner, S3ServiceBuilder};
 use s3s::{Body, S3Error, S3ErrorCode, StdError};
 
 use crate::auth::{Access, Auth, Domains};
-use crate::context::{RequestObserver, Trace};
+use crate::context::{Peer, RequestObserver, Trace};
 use crate::error::{invalid_request, not_implemented};
 use crate::front::FrontDoor;
 use crate::lenient::Lenient;
@@ -162,7 +162,7 @@ impl S3Service {
         let payload = parts.headers.get(CONTENT_SHA256).map(HeaderValue::as_bytes).unwrap_or_default();
         let (is_chunk_signed, is_chunked) =
             (payload.starts_with(b"STREAMING-AWS4-"), payload.starts_with(b"STREAMING-"));
-        let trace = Arc::new(Trace::new(is_chunk_signed));
+        let trace = Arc::new(Trace::new(is_chunk_signed, parts.extensions.get::<Peer>().copied()));
         let is_head = parts.method == Method::HEAD;
         let uri = parts.uri.clone();
         let announced_bytes =

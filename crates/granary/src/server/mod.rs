@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use granary_s3::Peer;
 use hyper::body::{Body, Incoming};
 use hyper::service::Service;
 use hyper::{Request, Response};
@@ -155,12 +156,19 @@ async fn connection<S, B>(
         tracing::debug!(%error, "TCP_NODELAY was refused");
     }
     let state = Arc::new(ConnectionState::default());
-    let service = Tracked::new(service, Arc::clone(&state));
+    let peer = stream.peer_addr().ok();
+    let service = |tls| Tracked::new(service, Arc::clone(&state), peer.map(|address| Peer { address, tls }));
     let stream = TimedIo::new(stream, Arc::clone(&state), timeouts);
     let served = match tls {
-        None => serve(stream, service, drain).await,
+        None => serve(stream, service(None), drain).await,
         Some(acceptor) => match acceptor.accept(stream).await {
-            Ok(stream) => serve(stream, service, drain).await,
+            Ok(stream) => {
+                let version = match stream.get_ref().1.protocol_version() {
+                    Some(rustls::ProtocolVersion::TLSv1_3) => "1.3",
+                    _ => "1.2",
+                };
+                serve(stream, service(Some(version)), drain).await
+            }
             Err(error) => {
                 stats.handshakes_failed.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!(%error, "TLS handshake failed");

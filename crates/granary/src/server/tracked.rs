@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use granary_s3::Peer;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::service::Service;
 use hyper::{Request, Response, Version};
@@ -25,11 +26,13 @@ impl Drop for InFlight {
 pub(super) struct Tracked<S> {
     service: S,
     state: Arc<ConnectionState>,
+    peer: Option<Peer>,
 }
 
 impl<S> Tracked<S> {
-    pub(super) const fn new(service: S, state: Arc<ConnectionState>) -> Self {
-        Self { service, state }
+    /// `peer`: put into every request's extensions.
+    pub(super) const fn new(service: S, state: Arc<ConnectionState>, peer: Option<Peer>) -> Self {
+        Self { service, state, peer }
     }
 }
 
@@ -42,7 +45,10 @@ where
     type Error = S::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
-    fn call(&self, request: Request<I>) -> Self::Future {
+    fn call(&self, mut request: Request<I>) -> Self::Future {
+        if let Some(peer) = self.peer {
+            request.extensions_mut().insert(peer);
+        }
         self.state.begin(request.version() == Version::HTTP_2);
         let guard = InFlight(Arc::clone(&self.state));
         let response = self.service.call(request);
