@@ -88,7 +88,8 @@ impl Domains {
         Self(domains)
     }
 
-    fn bucket(&self, host: &str) -> Option<String> {
+    /// The bucket that a host names, if it is under one of the domains.
+    pub(crate) fn bucket(&self, host: &str) -> Option<String> {
         let host = host.rsplit_once(':').map_or(host, |(name, _port)| name).trim_end_matches('.');
         let host = host.to_ascii_lowercase();
         for domain in &self.0 {

@@ -32,7 +32,7 @@ pub struct Peer {
 const UNKNOWN: &str = "Unknown";
 
 /// The operations that have a name of their own in metrics; all that are not implemented share `Other`.
-const OPERATIONS: [&str; 49] = [
+const OPERATIONS: [&str; 62] = [
     UNKNOWN,
     "Other",
     "AbortMultipartUpload",
@@ -82,6 +82,19 @@ const OPERATIONS: [&str; 49] = [
     "UploadPart",
     "UploadPartCopy",
     "PostObject",
+    "PutBucketPolicy",
+    "DeleteBucketPolicy",
+    "PutPublicAccessBlock",
+    "DeletePublicAccessBlock",
+    "PutBucketOwnershipControls",
+    "DeleteBucketOwnershipControls",
+    "PutBucketRequestPayment",
+    "GetBucketRequestPayment",
+    "PutBucketCors",
+    "DeleteBucketCors",
+    "PutBucketEncryption",
+    "DeleteBucketEncryption",
+    "OptionsObject",
 ];
 
 /// The number of an operation, for [`Trace::set_operation`].

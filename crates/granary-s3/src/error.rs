@@ -303,6 +303,11 @@ pub(crate) fn bad_request(code: &'static str, message: impl Into<Cow<'static, st
     Answer::custom(400, code, message).into()
 }
 
+/// 404 with a code that s3s does not know as one.
+pub(crate) fn not_found(code: &'static str, message: impl Into<Cow<'static, str>>) -> S3Error {
+    Answer::custom(404, code, message).into()
+}
+
 /// 400 `InvalidRequest`.
 pub(crate) fn invalid_request(message: impl Into<Cow<'static, str>>) -> S3Error {
     S3Error::with_message(S3ErrorCode::InvalidRequest, message)

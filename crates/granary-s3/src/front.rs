@@ -12,7 +12,9 @@ use s3s::{S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
 
 use crate::context::Cx;
 use crate::error::Fail;
-use crate::ops::{acl, bucket, copy, delete, list, lock, multipart, read, settings, tagging, write};
+use crate::ops::{
+    access, acl, bucket, copy, cors, delete, encryption, list, lock, multipart, read, settings, tagging, write,
+};
 use crate::service::FrontConfig;
 
 /// S3's operations over a store.
@@ -111,20 +113,32 @@ operations! {
     get_object_acl: acl, GetObjectAclInput => GetObjectAclOutput;
     put_object_acl: acl, PutObjectAclInput => PutObjectAclOutput;
 
-    get_bucket_policy: settings, GetBucketPolicyInput => GetBucketPolicyOutput;
-    get_bucket_policy_status: settings, GetBucketPolicyStatusInput => GetBucketPolicyStatusOutput;
-    get_bucket_cors: settings, GetBucketCorsInput => GetBucketCorsOutput;
+    get_bucket_policy: access, GetBucketPolicyInput => GetBucketPolicyOutput;
+    get_bucket_policy_status: access, GetBucketPolicyStatusInput => GetBucketPolicyStatusOutput;
+    get_bucket_cors: cors, GetBucketCorsInput => GetBucketCorsOutput;
     get_bucket_lifecycle_configuration: settings,
         GetBucketLifecycleConfigurationInput => GetBucketLifecycleConfigurationOutput;
     get_bucket_website: settings, GetBucketWebsiteInput => GetBucketWebsiteOutput;
     get_bucket_replication: settings, GetBucketReplicationInput => GetBucketReplicationOutput;
-    get_bucket_encryption: settings, GetBucketEncryptionInput => GetBucketEncryptionOutput;
-    get_bucket_ownership_controls: settings, GetBucketOwnershipControlsInput => GetBucketOwnershipControlsOutput;
-    get_public_access_block: settings, GetPublicAccessBlockInput => GetPublicAccessBlockOutput;
+    get_bucket_encryption: encryption, GetBucketEncryptionInput => GetBucketEncryptionOutput;
+    get_bucket_ownership_controls: access, GetBucketOwnershipControlsInput => GetBucketOwnershipControlsOutput;
+    get_public_access_block: access, GetPublicAccessBlockInput => GetPublicAccessBlockOutput;
     get_bucket_logging: settings, GetBucketLoggingInput => GetBucketLoggingOutput;
     get_bucket_notification_configuration: settings,
         GetBucketNotificationConfigurationInput => GetBucketNotificationConfigurationOutput;
-    get_bucket_request_payment: settings, GetBucketRequestPaymentInput => GetBucketRequestPaymentOutput;
+    get_bucket_request_payment: access, GetBucketRequestPaymentInput => GetBucketRequestPaymentOutput;
     get_bucket_accelerate_configuration: settings,
         GetBucketAccelerateConfigurationInput => GetBucketAccelerateConfigurationOutput;
+
+    put_bucket_policy: access, PutBucketPolicyInput => PutBucketPolicyOutput;
+    delete_bucket_policy: access, DeleteBucketPolicyInput => DeleteBucketPolicyOutput;
+    put_public_access_block: access, PutPublicAccessBlockInput => PutPublicAccessBlockOutput;
+    delete_public_access_block: access, DeletePublicAccessBlockInput => DeletePublicAccessBlockOutput;
+    put_bucket_ownership_controls: access, PutBucketOwnershipControlsInput => PutBucketOwnershipControlsOutput;
+    delete_bucket_ownership_controls: access, DeleteBucketOwnershipControlsInput => DeleteBucketOwnershipControlsOutput;
+    put_bucket_request_payment: access, PutBucketRequestPaymentInput => PutBucketRequestPaymentOutput;
+    put_bucket_cors: cors, PutBucketCorsInput => PutBucketCorsOutput;
+    delete_bucket_cors: cors, DeleteBucketCorsInput => DeleteBucketCorsOutput;
+    put_bucket_encryption: encryption, PutBucketEncryptionInput => PutBucketEncryptionOutput;
+    delete_bucket_encryption: encryption, DeleteBucketEncryptionInput => DeleteBucketEncryptionOutput;
 }

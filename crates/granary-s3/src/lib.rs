@@ -9,6 +9,7 @@ mod body;
 mod checksums;
 mod context;
 mod convert;
+mod cors;
 mod documents;
 pub mod error;
 mod front;

@@ -12,8 +12,10 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use granary_access::Credentials;
 use granary_store::ObjectStore;
+use granary_types::BucketName;
 use http::header::{
-    CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, EXPECT, HeaderName, HeaderValue, SERVER, TRANSFER_ENCODING,
+    CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue, ORIGIN, SERVER,
+    TRANSFER_ENCODING,
 };
 use http::{Method, Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
@@ -29,7 +31,7 @@ use crate::front::FrontDoor;
 use crate::lenient::Lenient;
 use crate::rechunk::Rechunk;
 use crate::unread::Unread;
-use crate::{documents, precheck};
+use crate::{cors, documents, precheck};
 
 /// What the front door can be told.
 #[derive(Debug, Clone)]
@@ -78,6 +80,8 @@ pub struct S3Service {
 
 struct Shared {
     inner: Inner,
+    store: Arc<dyn ObjectStore>,
+    domains: Domains,
     config: FrontConfig,
     host_id: HeaderValue,
     in_flight: Arc<AtomicUsize>,
@@ -98,7 +102,8 @@ pub fn service(
     if let Some(domain) = config.domains.iter().find(|domain| !is_domain(domain)) {
         return Err(ConfigError::Domain(domain.clone()));
     }
-    let front = FrontDoor::new(store, &config);
+    let domains = Domains::new(&config.domains);
+    let front = FrontDoor::new(Arc::clone(&store), &config);
     let without_auth = Arc::new(OnceLock::new());
     let built = |is_outer: bool| {
         let mut builder = S3ServiceBuilder::new(front.clone());
@@ -119,7 +124,7 @@ pub fn service(
     let _ = without_auth.set(built(false));
     let inner = built(true);
     let in_flight = Arc::new(AtomicUsize::new(0));
-    Ok(S3Service { shared: Arc::new(Shared { inner, config, host_id, in_flight, observer }) })
+    Ok(S3Service { shared: Arc::new(Shared { inner, store, domains, config, host_id, in_flight, observer }) })
 }
 
 /// A setting of the front door that cannot be.
@@ -165,6 +170,7 @@ impl S3Service {
         let trace = Arc::new(Trace::new(is_chunk_signed, parts.extensions.get::<Peer>().copied()));
         let is_head = parts.method == Method::HEAD;
         let uri = parts.uri.clone();
+        let cors = self.cors(&parts);
         let announced_bytes =
             parts.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
         parts.extensions.insert(Arc::clone(&trace));
@@ -194,6 +200,14 @@ impl S3Service {
         };
         let answer = match refused {
             Err(error) => Err(error),
+            Ok(()) if parts.method == Method::OPTIONS => {
+                trace.set_operation(crate::context::operation_index("OptionsObject"));
+                self.preflight(&parts).map(|headers| {
+                    let mut answer = Response::new(Body::empty());
+                    *answer.headers_mut() = headers;
+                    Ok(answer)
+                })
+            }
             Ok(()) => {
                 let body = if is_chunked {
                     Ok(Body::http_body(Rechunk::new(body, is_chunk_signed)))
@@ -229,7 +243,41 @@ impl S3Service {
         {
             back.drain().await;
         }
-        self.finish(answer, place, &trace, is_head, uri.path())
+        let mut answer = self.finish(answer, place, &trace, is_head, uri.path());
+        if let Some(cors) = cors {
+            answer.headers_mut().extend(cors);
+        }
+        answer
+    }
+
+    /// The bucket that a request names, in its path or its host.
+    fn bucket_name(&self, parts: &http::request::Parts) -> Option<BucketName> {
+        let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
+        let host = host.or_else(|| parts.uri.authority().map(http::uri::Authority::as_str));
+        let name = match host.and_then(|host| self.shared.domains.bucket(host)) {
+            Some(name) => name,
+            None => parts.uri.path().trim_start_matches('/').split('/').next().unwrap_or_default().to_owned(),
+        };
+        BucketName::new(&name).ok()
+    }
+
+    /// What a page of another origin may see of the answer.
+    fn cors(&self, parts: &http::request::Parts) -> Option<http::HeaderMap> {
+        if parts.method == Method::OPTIONS || !parts.headers.contains_key(ORIGIN) {
+            return None;
+        }
+        let bucket = self.shared.store.bucket(&self.bucket_name(parts)?).ok()?;
+        let document = bucket.documents.get(cors::DOCUMENT).map(Vec::as_slice);
+        cors::of_request(&parts.method, &parts.headers, document)
+    }
+
+    fn preflight(&self, parts: &http::request::Parts) -> Result<http::HeaderMap, S3Error> {
+        let bucket = self.bucket_name(parts).and_then(|name| self.shared.store.bucket(&name).ok());
+        let target = match &bucket {
+            None => cors::Target::Nothing,
+            Some(bucket) => cors::Target::Bucket(bucket.documents.get(cors::DOCUMENT).map(Vec::as_slice)),
+        };
+        cors::preflight(&parts.headers, &target)
     }
 
     fn finish(

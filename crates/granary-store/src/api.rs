@@ -167,7 +167,7 @@ pub struct CopyRequest {
     pub replace_tags: Option<Vec<(String, String)>>,
     /// Checksum algorithm asked for the copy.
     pub algorithm: Option<ChecksumAlgorithm>,
-    /// Retention and hold for the copy come from the request, never from the source.
+    /// Retention, hold, owner and list of the copy come from the request, never from the source.
     pub lock: Attributes,
     /// Preconditions on the destination.
     pub condition: Condition,
@@ -364,6 +364,8 @@ pub struct CreateBucketRequest {
     pub region: Option<String>,
     /// Engine settings.
     pub options: BucketOptions,
+    /// Configuration documents that it has from the start, as validated above.
+    pub documents: std::collections::BTreeMap<String, Vec<u8>>,
 }
 
 /// The face of the store. One implementation ([`crate::Store`]); a trait so that the front door can be

@@ -1,7 +1,5 @@
 //! Buckets and listings.
 
-use std::collections::BTreeMap;
-
 use granary_crypto::BucketKey;
 use granary_meta::command::{BucketChange, Command};
 use granary_meta::records::{BucketRecord, Versioning};
@@ -29,7 +27,7 @@ impl Inner {
             key: wrapped,
             versioning,
             options: request.options,
-            documents: BTreeMap::new(),
+            documents: request.documents,
         };
         self.propose(Command::CreateBucket(Box::new(record))).await?;
         self.save_bucket_table();

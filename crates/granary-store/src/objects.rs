@@ -284,6 +284,7 @@ impl Inner {
         attributes.retention = request.lock.retention;
         attributes.legal_hold = request.lock.legal_hold;
         attributes.owner = request.lock.owner;
+        attributes.acl = request.lock.acl;
         let algorithm = request.algorithm.or_else(|| source.checksum.as_ref().map(|checksum| checksum.algorithm));
         let body = self.read(&source_bucket, source, inline, range).await?;
         let put = PutRequest {

@@ -44,6 +44,7 @@ async fn fill(store: &Store, bucket: &BucketName) {
         owner: "tester".to_owned(),
         region: None,
         options: granary_meta::records::BucketOptions::default(),
+        documents: std::collections::BTreeMap::new(),
     };
     store.create_bucket(request).await.unwrap();
     for (seed, size) in SIZES.into_iter().enumerate() {

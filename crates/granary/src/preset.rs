@@ -24,7 +24,13 @@ pub(crate) async fn ai(store: &impl ObjectStore, owner: &Owner) -> Result<(), St
         ("cache", plain(), Versioning::Off),
     ] {
         let name = BucketName::new(name).expect("the preset's names follow the rules");
-        let request = CreateBucketRequest { name: name.clone(), owner: owner.id.clone(), region: None, options };
+        let request = CreateBucketRequest {
+            name: name.clone(),
+            owner: owner.id.clone(),
+            region: None,
+            options,
+            documents: std::collections::BTreeMap::new(),
+        };
         match store.create_bucket(request).await {
             Ok(()) => {}
             Err(StoreError::Refused(Refusal::BucketExists { .. })) => continue,

@@ -1,54 +1,63 @@
-//! ACLs as S3 has them where object ownership is enforced: the owner holds full control, and nothing else
-//! can be granted.
+//! Access control lists of buckets and objects: read and replaced. What a list may say is [`crate::ops::grants`]',
+//! what it allows is decided by the authorisation.
 
-use http::HeaderMap;
+use granary_access::acl::{Acl, Grantee};
+use granary_meta::command::{BucketChange, VersionChange};
+use granary_meta::records::BucketRecord;
+use granary_store::StoreError;
 use s3s::dto::{
     self, GetBucketAclInput, GetBucketAclOutput, GetObjectAclInput, GetObjectAclOutput, PutBucketAclInput,
     PutBucketAclOutput, PutObjectAclInput, PutObjectAclOutput,
 };
-use s3s::{S3Error, S3Request, S3Response};
+use s3s::{S3Request, S3Response};
 
 use crate::context::Cx;
 use crate::convert;
+use crate::error::Fail;
 use crate::front::{FrontDoor, Outcome};
-use crate::ops::attributes::{acl_refused, check_acl};
+use crate::ops::grants::{self, ACL_DOCUMENT};
 use crate::ops::lock::version_info;
 
 fn owner(id: &str) -> dto::Owner {
     dto::Owner { display_name: None, id: Some(id.to_owned()) }
 }
 
-fn full_control(id: &str) -> Vec<dto::Grant> {
-    vec![dto::Grant {
-        grantee: Some(dto::Grantee {
+fn shown(acl: &Acl) -> Vec<dto::Grant> {
+    let one = |grantee: &Grantee| match grantee {
+        Grantee::User(id) => dto::Grantee {
             display_name: None,
             email_address: None,
-            id: Some(id.to_owned()),
+            id: Some(id.clone()),
             type_: dto::Type::from_static(dto::Type::CANONICAL_USER),
             uri: None,
-        }),
-        permission: Some(dto::Permission::from_static(dto::Permission::FULL_CONTROL)),
-    }]
+        },
+        group => dto::Grantee {
+            display_name: None,
+            email_address: None,
+            id: None,
+            type_: dto::Type::from_static(dto::Type::GROUP),
+            uri: group.uri().map(str::to_owned),
+        },
+    };
+    acl.grants()
+        .iter()
+        .map(|grant| dto::Grant {
+            grantee: Some(one(&grant.grantee)),
+            permission: Some(dto::Permission::from_static(grant.permission.name())),
+        })
+        .collect()
 }
 
-/// A list that says what is so anyway (clients such as s3cmd copy an object's ACL to its copy), or the canned
-/// lists that grant nobody anything.
-fn check_put(
-    headers: &HeaderMap,
-    has_canned: bool,
-    policy: Option<dto::AccessControlPolicy>,
-    id: &str,
-) -> Result<(), S3Error> {
-    check_acl(headers)?;
-    let is_owner = |grant: &dto::Grant| {
-        let is_full = grant.permission.as_ref().is_some_and(|p| p.as_str() == dto::Permission::FULL_CONTROL);
-        is_full && grant.grantee.as_ref().is_some_and(|grantee| grantee.id.as_deref() == Some(id))
-    };
-    match policy.and_then(|policy| policy.grants) {
-        None if has_canned => Ok(()),
-        Some(grants) if grants.iter().all(is_owner) => Ok(()),
-        _ => Err(acl_refused()),
+fn read(stored: Option<&[u8]>, owner: &str) -> Result<Acl, Fail> {
+    Acl::decode(stored, owner).map_err(|error| Fail::Store(StoreError::Internal(error.to_string())))
+}
+
+/// A bucket's list: the private one where lists are switched off, whatever is kept from before.
+fn of_bucket(bucket: &BucketRecord) -> Result<Acl, Fail> {
+    if !grants::ownership(bucket).has_acls() {
+        return Ok(Acl::private(&bucket.owner));
     }
+    read(bucket.documents.get(ACL_DOCUMENT).map(Vec::as_slice), &bucket.owner)
 }
 
 pub(crate) async fn get_bucket_acl(
@@ -58,7 +67,7 @@ pub(crate) async fn get_bucket_acl(
 ) -> Outcome<GetBucketAclOutput> {
     let input = request.input;
     let bucket = front.bucket(&convert::bucket_name(&input.bucket)?, input.expected_bucket_owner.as_deref())?;
-    let (grants, owner) = (Some(full_control(&bucket.owner)), Some(owner(&bucket.owner)));
+    let (grants, owner) = (Some(shown(&of_bucket(&bucket)?)), Some(owner(&bucket.owner)));
     Ok(S3Response::new(GetBucketAclOutput { grants, owner }))
 }
 
@@ -70,8 +79,14 @@ pub(crate) async fn get_object_acl(
     let input = request.input;
     let name = convert::bucket_name(&input.bucket)?;
     let bucket = front.bucket(&name, input.expected_bucket_owner.as_deref())?;
-    version_info(front, name, input.key, input.version_id.as_deref()).await?;
-    let (grants, owner) = (Some(full_control(&bucket.owner)), Some(owner(&bucket.owner)));
+    let info = version_info(front, name, input.key, input.version_id.as_deref()).await?;
+    let attributes = &info.object.attributes;
+    let (id, acl) = if grants::ownership(&bucket).has_acls() {
+        (&attributes.owner, read(attributes.acl.as_deref(), &attributes.owner)?)
+    } else {
+        (&bucket.owner, Acl::private(&bucket.owner))
+    };
+    let (grants, owner) = (Some(shown(&acl)), Some(owner(id)));
     Ok(S3Response::new(GetObjectAclOutput { grants, owner, request_charged: None }))
 }
 
@@ -81,8 +96,14 @@ pub(crate) async fn put_bucket_acl(
     request: S3Request<PutBucketAclInput>,
 ) -> Outcome<PutBucketAclOutput> {
     let S3Request { input, headers, .. } = request;
-    let bucket = front.bucket(&convert::bucket_name(&input.bucket)?, input.expected_bucket_owner.as_deref())?;
-    check_put(&headers, input.acl.is_some(), input.access_control_policy, &bucket.owner)?;
+    let name = convert::bucket_name(&input.bucket)?;
+    let bucket = front.bucket(&name, input.expected_bucket_owner.as_deref())?;
+    let acl = grants::of_put(&headers, input.access_control_policy, &bucket.owner, &bucket.owner)?;
+    grants::check(&bucket, &acl, &bucket.owner)?;
+    if grants::ownership(&bucket).has_acls() {
+        let change = BucketChange::Document { name: ACL_DOCUMENT.to_owned(), value: acl.encode(&bucket.owner) };
+        front.store.change_bucket(&name, change).await?;
+    }
     Ok(S3Response::new(PutBucketAclOutput::default()))
 }
 
@@ -94,7 +115,19 @@ pub(crate) async fn put_object_acl(
     let S3Request { input, headers, .. } = request;
     let name = convert::bucket_name(&input.bucket)?;
     let bucket = front.bucket(&name, input.expected_bucket_owner.as_deref())?;
-    check_put(&headers, input.acl.is_some(), input.access_control_policy, &bucket.owner)?;
-    version_info(front, name, input.key, input.version_id.as_deref()).await?;
+    let info = version_info(front, name.clone(), input.key.clone(), input.version_id.as_deref()).await?;
+    let has_acls = grants::ownership(&bucket).has_acls();
+    let owner = if has_acls { &info.object.attributes.owner } else { &bucket.owner };
+    let acl = grants::of_put(&headers, input.access_control_policy, owner, &bucket.owner)?;
+    grants::check(&bucket, &acl, owner)?;
+    if has_acls {
+        let key = convert::object_key(input.key)?;
+        // The version whose owner was looked at, and not one that came since.
+        let version = match convert::version_id(input.version_id.as_deref())? {
+            None => info.version,
+            named => named,
+        };
+        front.store.change_version(&name, &key, version, VersionChange::Acl(acl.encode(owner))).await?;
+    }
     Ok(S3Response::new(PutObjectAclOutput::default()))
 }

@@ -1,6 +1,6 @@
 //! What is stored beside an object's bytes, from the headers of the request that writes it.
 
-use granary_meta::records::{Attributes, Retention, RetentionMode, Sse, SystemHeaders};
+use granary_meta::records::{Attributes, BucketRecord, Retention, RetentionMode, Sse, SystemHeaders};
 use granary_types::limits::USER_METADATA_BYTES_MAX;
 use http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE, EXPIRES};
 use http::{HeaderMap, HeaderName};
@@ -10,8 +10,8 @@ use s3s::{S3Error, S3ErrorCode};
 use crate::context::Cx;
 use crate::convert;
 use crate::error::{Fail, bad_request, invalid_argument, invalid_request, not_implemented};
+use crate::ops::grants;
 
-const ACL: HeaderName = HeaderName::from_static("x-amz-acl");
 const SSE: HeaderName = HeaderName::from_static("x-amz-server-side-encryption");
 const STORAGE_CLASS: HeaderName = HeaderName::from_static("x-amz-storage-class");
 const WEBSITE_REDIRECT: HeaderName = HeaderName::from_static("x-amz-website-redirect-location");
@@ -30,8 +30,12 @@ fn text(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, S3Erro
 }
 
 /// All attributes of a new object.
-pub(crate) fn of_request(cx: &Cx, headers: &HeaderMap, metadata: Option<dto::Metadata>) -> Result<Attributes, Fail> {
-    check_acl(headers)?;
+pub(crate) fn of_request(
+    cx: &Cx,
+    bucket: &BucketRecord,
+    headers: &HeaderMap,
+    metadata: Option<dto::Metadata>,
+) -> Result<Attributes, Fail> {
     check_encryption(headers)?;
     let mut attributes = lock_of_request(headers)?;
     attributes.headers = system_headers(headers)?;
@@ -41,7 +45,7 @@ pub(crate) fn of_request(cx: &Cx, headers: &HeaderMap, metadata: Option<dto::Met
         None => Vec::new(),
     };
     attributes.sse = Sse::S3;
-    attributes.owner = cx.caller.owner.id.clone();
+    (attributes.owner, attributes.acl) = grants::of_write(bucket, Some(&cx.caller.owner.id), headers)?;
     Ok(attributes)
 }
 
@@ -139,26 +143,6 @@ fn user_metadata(metadata: Option<dto::Metadata>) -> Result<Vec<(String, String)
     Ok(pairs)
 }
 
-/// Access is by policy, never by list: the canned lists that grant nobody anything are taken, others refused
-/// rather than silently ignored.
-pub(crate) fn check_acl(headers: &HeaderMap) -> Result<(), S3Error> {
-    match text(headers, &ACL)?.as_deref() {
-        None | Some("private" | "bucket-owner-full-control" | "bucket-owner-read") => {}
-        Some(_) => return Err(acl_refused()),
-    }
-    if headers.keys().any(|name| name.as_str().starts_with("x-amz-grant-")) {
-        return Err(acl_refused());
-    }
-    Ok(())
-}
-
-pub(crate) fn acl_refused() -> S3Error {
-    S3Error::with_message(
-        S3ErrorCode::AccessControlListNotSupported,
-        "The bucket does not allow ACLs: only `private` and `bucket-owner-full-control` are accepted",
-    )
-}
-
 /// SSE-S3 is what everything gets; nothing else is pretended.
 pub(crate) fn check_encryption(headers: &HeaderMap) -> Result<(), S3Error> {
     match text(headers, &SSE)?.as_deref() {
@@ -227,10 +211,6 @@ mod tests {
             assert!(check_encryption(&headers(&[pair])).is_err(), "{pair:?}");
         }
         assert!(check_encryption(&headers(&[("x-amz-server-side-encryption", "AES256")])).is_ok());
-        for pair in [("x-amz-acl", "public-read"), ("x-amz-grant-read", "id=1")] {
-            assert!(check_acl(&headers(&[pair])).is_err(), "{pair:?}");
-        }
-        assert!(check_acl(&headers(&[("x-amz-acl", "private")])).is_ok());
         assert!(system_headers(&headers(&[("x-amz-storage-class", "GLACIER")])).is_err());
         assert!(lock_of_request(&headers(&[("x-amz-object-lock-mode", "GOVERNANCE")])).is_err());
     }

@@ -1,5 +1,8 @@
 //! Buckets: list, create, head, location, delete, versioning.
 
+use std::collections::BTreeMap;
+
+use granary_access::ownership::{OWNERSHIP_DOCUMENT, Ownership};
 use granary_meta::command::{BucketChange, Refusal};
 use granary_meta::records::{BucketOptions, Versioning};
 use granary_store::StoreError;
@@ -14,9 +17,9 @@ use s3s::{S3Error, S3ErrorCode, S3Request, S3Response};
 
 use crate::context::Cx;
 use crate::convert;
-use crate::error::{Fail, invalid_argument, invalid_request, not_implemented};
+use crate::error::{Fail, invalid_argument, not_implemented};
 use crate::front::{FrontDoor, Outcome};
-use crate::ops::attributes::check_acl;
+use crate::ops::grants;
 
 /// S3's first region, with habits of its own: its name is never a `LocationConstraint`, and there creating a
 /// bucket that one has already succeeds.
@@ -101,25 +104,43 @@ fn already_yours() -> S3Error {
     )
 }
 
+/// Ownership and list, as far as they are asked to differ from a new bucket's.
+fn access_documents(
+    input: &CreateBucketInput,
+    headers: &HeaderMap,
+    owner: &str,
+) -> Result<BTreeMap<String, Vec<u8>>, S3Error> {
+    let mut documents = BTreeMap::new();
+    let ownership = match input.object_ownership.as_ref().map(dto::ObjectOwnership::as_str) {
+        None | Some("") => Ownership::default(),
+        Some(name) => {
+            let ownership = Ownership::from_name(name)
+                .ok_or_else(|| invalid_argument(format!("Invalid x-amz-object-ownership header: {name}")))?;
+            documents.insert(OWNERSHIP_DOCUMENT.to_owned(), ownership.name().as_bytes().to_vec());
+            ownership
+        }
+    };
+    if let Some(acl) = grants::of_new_bucket(headers, owner, ownership)? {
+        documents.insert(grants::ACL_DOCUMENT.to_owned(), acl);
+    }
+    Ok(documents)
+}
+
 pub(crate) async fn create_bucket(
     front: &FrontDoor,
     cx: &Cx,
     request: S3Request<CreateBucketInput>,
 ) -> Outcome<CreateBucketOutput> {
     let S3Request { input, headers, .. } = request;
-    check_acl(&headers)?;
-    let ownership = input.object_ownership.as_ref().map(dto::ObjectOwnership::as_str);
-    if !matches!(ownership, None | Some("BucketOwnerEnforced" | "BucketOwnerPreferred")) {
-        return Err(invalid_request("x-amz-object-ownership: objects always belong to the bucket's owner").into());
-    }
+    let owner = cx.caller.owner.id.clone();
+    let documents = access_documents(&input, &headers, &owner)?;
     let name = convert::bucket_name(&input.bucket)?;
     let region = asked_region(front, &input)?.unwrap_or_else(|| front.region.to_string());
     let options = BucketOptions {
         object_lock: input.object_lock_enabled_for_bucket.unwrap_or(false),
         ..BucketOptions::default()
     };
-    let owner = cx.caller.owner.id.clone();
-    let request = CreateBucketRequest { name, owner, region: Some(region.clone()), options };
+    let request = CreateBucketRequest { name, owner, region: Some(region.clone()), options, documents };
     match front.store.create_bucket(request).await {
         Ok(()) => {}
         Err(StoreError::Refused(Refusal::BucketExists { owner })) if owner == cx.caller.owner.id => {

@@ -88,9 +88,11 @@ pub(crate) async fn copy_object(
     let bucket = front.named(&input.bucket, input.expected_bucket_owner.as_deref())?;
     let since = (input.copy_source_if_modified_since, input.copy_source_if_unmodified_since);
     let source = source(front, &input.copy_source, input.expected_source_bucket_owner.as_deref(), &headers, since)?;
-    let asked = attributes::of_request(cx, &headers, input.metadata)?;
+    let record = front.bucket(&bucket, None)?;
+    let asked = attributes::of_request(cx, &record, &headers, input.metadata)?;
     lock::check_allowed(front, &bucket, &asked)?;
-    let lock = attributes::lock_of_request(&headers)?;
+    let mut lock = attributes::lock_of_request(&headers)?;
+    (lock.owner, lock.acl) = (asked.owner.clone(), asked.acl.clone());
     let directive = input.metadata_directive.as_ref().map(dto::MetadataDirective::as_str);
     let tagging_directive = input.tagging_directive.as_ref().map(dto::TaggingDirective::as_str);
     let replace_tags = replaces(tagging_directive, "tagging")?.then(|| asked.tags.clone());

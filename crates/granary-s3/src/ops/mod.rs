@@ -1,11 +1,15 @@
 //! S3's operations, by theme. Each function turns an s3s input into store calls and the result into an s3s
 //! output; none keeps state.
 
+pub(crate) mod access;
 pub(crate) mod acl;
 pub(crate) mod attributes;
 pub(crate) mod bucket;
 pub(crate) mod copy;
+pub(crate) mod cors;
 pub(crate) mod delete;
+pub(crate) mod encryption;
+pub(crate) mod grants;
 pub(crate) mod list;
 pub(crate) mod lock;
 pub(crate) mod multipart;

@@ -67,7 +67,8 @@ pub(crate) async fn create_multipart_upload(
 ) -> Outcome<CreateMultipartUploadOutput> {
     let S3Request { input, headers, .. } = request;
     let bucket = front.named(&input.bucket, input.expected_bucket_owner.as_deref())?;
-    let attributes = attributes::of_request(cx, &headers, input.metadata)?;
+    let record = front.bucket(&bucket, None)?;
+    let attributes = attributes::of_request(cx, &record, &headers, input.metadata)?;
     lock::check_allowed(front, &bucket, &attributes)?;
     let asked = checksums::asked_algorithm(&headers)?;
     let (algorithm, kind) = checksum_asked(asked, checksums::kind(input.checksum_type.as_ref())?)?;

@@ -23,7 +23,8 @@ pub(crate) async fn put_object(
         return Err(crate::error::not_implemented("x-amz-write-offset-bytes (append) is not implemented").into());
     }
     let bucket = front.named(&input.bucket, input.expected_bucket_owner.as_deref())?;
-    let attributes = attributes::of_request(cx, &headers, input.metadata)?;
+    let record = front.bucket(&bucket, None)?;
+    let attributes = attributes::of_request(cx, &record, &headers, input.metadata)?;
     lock::check_allowed(front, &bucket, &attributes)?;
     let size_bytes = announced_bytes(input.body.as_ref(), &headers)?;
     let put = front

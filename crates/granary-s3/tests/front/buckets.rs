@@ -44,7 +44,11 @@ fn life_of_a_bucket() {
     for name in ["ab", "Upper", "a..b", "192.168.1.1", "-a-", "x_y"] {
         client.put(&format!("/{name}")).send().expect_error(400, "InvalidBucketName");
     }
-    client.put("/public").header("x-amz-acl", "public-read").send().expect_error(400, "AccessControlListNotSupported");
+    client
+        .put("/public")
+        .header("x-amz-acl", "public-read")
+        .send()
+        .expect_error(400, "InvalidBucketAclWithObjectOwnership");
     client.put("/odd").body(b"<CreateBucketConfiguration>").send().expect_error(400, "MalformedXML");
 }
 

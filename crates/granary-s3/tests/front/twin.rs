@@ -326,7 +326,7 @@ impl ObjectStore for Twin {
                     key: WrappedKey(Vec::new()),
                     versioning,
                     options: request.options,
-                    documents: BTreeMap::new(),
+                    documents: request.documents,
                 };
                 let bucket = Bucket { record, keys: BTreeMap::new(), uploads: BTreeMap::new() };
                 buckets.insert(request.name, bucket);
@@ -418,6 +418,8 @@ impl ObjectStore for Twin {
             attributes.tags = tags;
             attributes.retention = request.lock.retention;
             attributes.legal_hold = request.lock.legal_hold;
+            attributes.owner = request.lock.owner;
+            attributes.acl = request.lock.acl;
             let algorithm = request
                 .algorithm
                 .or(info.object.checksum.as_ref().map(|c| c.algorithm))

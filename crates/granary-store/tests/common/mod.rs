@@ -128,7 +128,13 @@ impl TestStore {
     }
 
     pub async fn create_bucket_with(&self, name: &BucketName, options: BucketOptions) {
-        let request = CreateBucketRequest { name: name.clone(), owner: "tester".to_owned(), region: None, options };
+        let request = CreateBucketRequest {
+            name: name.clone(),
+            owner: "tester".to_owned(),
+            region: None,
+            options,
+            documents: std::collections::BTreeMap::new(),
+        };
         self.store.create_bucket(request).await.expect("the bucket is created");
     }
 
