@@ -22,6 +22,10 @@ pub enum CryptoError {
         /// What was being opened.
         what: &'static str,
     },
+    /// The key that the caller brought (a customer's key, a named key with its context) is not the one the data key
+    /// was locked with.
+    #[error("the key given is not the one that this was encrypted with")]
+    WrongKey,
     /// A wrapped key names a root key that the provider does not hold.
     #[error("wrapped by root key {0}, which this key provider does not hold")]
     UnknownRootKey(crate::provider::RootKeyId),
@@ -77,7 +81,7 @@ impl CryptoError {
         match self {
             Self::Open { .. } | Self::Format { .. } | Self::NoKeyring { .. } => ErrorKind::Corrupt,
             Self::UnknownRootKey(_) => ErrorKind::NotFound,
-            Self::KeyFileExposed { .. } => ErrorKind::Denied,
+            Self::KeyFileExposed { .. } | Self::WrongKey => ErrorKind::Denied,
             Self::KeyFileExists(_) | Self::ForeignKeyring(..) => ErrorKind::Conflict,
             Self::Io { .. } => ErrorKind::Internal,
             Self::Provider(_) => ErrorKind::Unavailable,

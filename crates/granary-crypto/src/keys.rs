@@ -1,8 +1,9 @@
 //! Bucket keys and data keys, and how the one wraps the other.
 //!
-//! A wrapped data key is 57 bytes: version (1) ‖ nonce tail (8) ‖ ciphertext (32) ‖ tag (16). Its
-//! XAES-256-GCM nonce is the part id (16) ‖ the nonce tail: part ids are random and never used again, so
-//! nonces under one bucket key do not repeat however many parts it has. The AAD names purpose and part.
+//! A wrapped data key: version (1) ‖ bucket key generation (4) ‖ nonce tail (8) ‖ ciphertext (n) ‖ tag (16), where
+//! the plaintext is what a [`Lock`] made of the data key: 33 bytes where nothing else locks it, 73 where something
+//! does. The XAES-256-GCM nonce is the part id (16) ‖ the nonce tail: part ids are random and never used again, so
+//! nonces under one bucket key do not repeat however many parts it has. The AAD names purpose, part and head.
 //! Wrapping runs on the aes-gcm crate, bulk sealing on aws-lc-rs.
 
 use std::fmt;
@@ -13,16 +14,20 @@ use granary_types::limits::TAG_BYTES;
 use granary_types::{BucketId, PartId, WrappedKey};
 
 use crate::error::{CryptoError, OpenError, Result};
+use crate::locks::Lock;
 use crate::provider::KeyProvider;
 use crate::secret::{Secret32, fill_random};
 use crate::xaes::{XNONCE_BYTES, XaesKey};
 
 /// First byte of a wrapped data key.
-const DATA_KEY_VERSION: u8 = 1;
+const DATA_KEY_VERSION: u8 = 2;
+/// Bytes before the ciphertext: version, generation, nonce tail.
+const DATA_KEY_HEAD_BYTES: usize = 1 + 4 + NONCE_TAIL_BYTES;
+const DATA_KEY: &str = "data key";
 /// Bytes of the random tail of a data key's wrapping nonce.
 const NONCE_TAIL_BYTES: usize = 8;
-/// Bytes of a wrapped data key.
-pub const WRAPPED_DATA_KEY_BYTES: usize = 1 + NONCE_TAIL_BYTES + 32 + TAG_BYTES;
+/// Bytes of a wrapped data key, at most: far above what the locks there are make.
+pub const WRAPPED_DATA_KEY_BYTES_MAX: usize = 256;
 
 /// The key that seals one part and nothing else.
 pub struct DataKey(Secret32);
@@ -54,22 +59,29 @@ impl fmt::Debug for DataKey {
 /// A bucket's key, opened and prepared: wrapping and unwrapping a data key costs about a microsecond.
 /// Keep one per bucket behind an `Arc`.
 pub struct BucketKey {
+    generation: u32,
     secret: Secret32,
     xaes: XaesKey,
 }
 
 impl BucketKey {
-    /// A fresh one.
+    /// A fresh one, of the first generation.
     #[must_use]
     pub fn generate() -> Self {
-        Self::from_secret(Secret32::random())
+        Self::from_secret(1, Secret32::random())
     }
 
     /// From known bytes (tests, golden files).
     #[must_use]
-    pub fn from_secret(secret: Secret32) -> Self {
+    pub fn from_secret(generation: u32, secret: Secret32) -> Self {
         let xaes = XaesKey::new(&secret);
-        Self { secret, xaes }
+        Self { generation, secret, xaes }
+    }
+
+    /// Which of its bucket's keys it is: each rotation adds one.
+    #[must_use]
+    pub const fn generation(&self) -> u32 {
+        self.generation
     }
 
     /// Wraps this key under the root key, for `bucket` only.
@@ -85,19 +97,26 @@ impl BucketKey {
     /// # Errors
     /// The provider's; [`CryptoError::Open`] if it was wrapped for another bucket.
     pub fn unwrap(provider: &dyn KeyProvider, bucket: BucketId, wrapped: &WrappedKey) -> Result<Self> {
-        provider.unwrap(&bucket_context(bucket), wrapped).map(Self::from_secret)
+        provider.unwrap(&bucket_context(bucket), wrapped).map(|secret| Self::from_secret(1, secret))
     }
 
-    /// Wraps a part's data key.
+    /// Wraps a part's data key, locked with `lock` first.
     #[must_use]
-    pub fn wrap_data_key(&self, key: &DataKey, part: PartId) -> WrappedKey {
+    pub fn wrap_data_key(&self, key: &DataKey, part: PartId, lock: &Lock<'_>) -> WrappedKey {
+        self.wrap_locked(&lock.close(key.secret(), part), part)
+    }
+
+    fn wrap_locked(&self, locked: &[u8], part: PartId) -> WrappedKey {
         let mut tail = [0u8; NONCE_TAIL_BYTES];
         fill_random(&mut tail);
-        let (message_key, nonce) = self.xaes.message_key(&data_key_nonce(part, tail));
-        let sealed = wrap_bytes(&message_key, nonce, &data_key_aad(part), key.secret());
-        let mut out = Vec::with_capacity(WRAPPED_DATA_KEY_BYTES);
+        let mut out = Vec::with_capacity(DATA_KEY_HEAD_BYTES + locked.len() + TAG_BYTES);
         out.push(DATA_KEY_VERSION);
+        out.extend_from_slice(&self.generation.to_le_bytes());
         out.extend_from_slice(&tail);
+        let (message_key, nonce) = self.xaes.message_key(&data_key_nonce(part, tail));
+        let sealed = Aes256Gcm::new(message_key.expose().into())
+            .encrypt(&nonce.into(), Payload { msg: locked, aad: &data_key_aad(part, &out) })
+            .expect("a locked key is far below AES-GCM's limit");
         out.extend_from_slice(&sealed);
         WrappedKey(out)
     }
@@ -105,22 +124,54 @@ impl BucketKey {
     /// Opens a part's data key.
     ///
     /// # Errors
-    /// [`CryptoError::Format`] for a form this program does not know, [`CryptoError::Open`] if it is
-    /// damaged, of another bucket or of another part.
-    pub fn unwrap_data_key(&self, wrapped: &WrappedKey, part: PartId) -> Result<DataKey> {
-        const WHAT: &str = "data key";
-        if wrapped.0.first().is_some_and(|version| *version != DATA_KEY_VERSION) {
-            let why = format!("version {}, which this program does not know", wrapped.0[0]);
-            return Err(CryptoError::Format { what: WHAT, why });
+    /// [`CryptoError::Format`] for a form this program does not know or another generation of the key,
+    /// [`CryptoError::Open`] if it is damaged, of another bucket or of another part, [`CryptoError::WrongKey`] if
+    /// `lock` is not what it was locked with.
+    pub fn unwrap_data_key(&self, wrapped: &WrappedKey, part: PartId, lock: &Lock<'_>) -> Result<DataKey> {
+        lock.open(&self.unwrap_locked(wrapped, part)?, part).map(DataKey)
+    }
+
+    fn unwrap_locked(&self, wrapped: &WrappedKey, part: PartId) -> Result<zeroize::Zeroizing<Vec<u8>>> {
+        let generation = data_key_generation(wrapped)?;
+        if generation != self.generation {
+            let why = format!("wrapped by generation {generation} of the bucket key, not {}", self.generation);
+            return Err(CryptoError::Format { what: DATA_KEY, why });
         }
-        let body = wrapped.0.get(1..).unwrap_or_default();
-        let Some((tail, sealed)) = body.split_first_chunk::<NONCE_TAIL_BYTES>() else {
-            return Err(CryptoError::Format { what: WHAT, why: "cut short".into() });
+        let Some((head, sealed)) = wrapped.0.split_first_chunk::<DATA_KEY_HEAD_BYTES>() else {
+            return Err(CryptoError::Format { what: DATA_KEY, why: "cut short".into() });
         };
-        let (message_key, nonce) = self.xaes.message_key(&data_key_nonce(part, *tail));
-        unwrap_bytes(&message_key, nonce, &data_key_aad(part), sealed)
-            .map(DataKey)
-            .map_err(|OpenError| CryptoError::Open { what: WHAT })
+        let mut tail = [0u8; NONCE_TAIL_BYTES];
+        tail.copy_from_slice(&head[5..]);
+        let (message_key, nonce) = self.xaes.message_key(&data_key_nonce(part, tail));
+        Aes256Gcm::new(message_key.expose().into())
+            .decrypt(&nonce.into(), Payload { msg: sealed, aad: &data_key_aad(part, head) })
+            .map(zeroize::Zeroizing::new)
+            .map_err(|_| CryptoError::Open { what: DATA_KEY })
+    }
+
+    /// The same data key wrapped by this bucket key, which `old` (an earlier generation) wrapped: what locks it
+    /// beside the bucket key stays, and need not be at hand.
+    ///
+    /// # Errors
+    /// As [`BucketKey::unwrap_data_key`] without the lock.
+    pub fn rewrap_data_key(&self, old: &Self, wrapped: &WrappedKey, part: PartId) -> Result<WrappedKey> {
+        Ok(self.wrap_locked(&old.unwrap_locked(wrapped, part)?, part))
+    }
+}
+
+/// The generation of the bucket key that wrapped a data key.
+///
+/// # Errors
+/// [`CryptoError::Format`] for a form this program does not know.
+pub fn data_key_generation(wrapped: &WrappedKey) -> Result<u32> {
+    let format = |why: String| CryptoError::Format { what: DATA_KEY, why };
+    if wrapped.0.len() > WRAPPED_DATA_KEY_BYTES_MAX {
+        return Err(format(format!("{} bytes are too many", wrapped.0.len())));
+    }
+    match wrapped.0.split_first_chunk::<5>() {
+        Some((&[DATA_KEY_VERSION, a, b, c, d], _)) => Ok(u32::from_le_bytes([a, b, c, d])),
+        Some((head, _)) => Err(format(format!("version {}, which this program does not know", head[0]))),
+        None => Err(format("cut short".into())),
     }
 }
 
@@ -136,10 +187,8 @@ fn bucket_context(bucket: BucketId) -> Vec<u8> {
     context
 }
 
-fn data_key_aad(part: PartId) -> [u8; 32] {
-    let mut aad = *b"granary data key................";
-    aad[16..].copy_from_slice(part.as_bytes());
-    aad
+fn data_key_aad(part: PartId, head: &[u8]) -> Vec<u8> {
+    [b"granary data key", &part.as_bytes()[..], head].concat()
 }
 
 fn data_key_nonce(part: PartId, tail: [u8; NONCE_TAIL_BYTES]) -> [u8; XNONCE_BYTES] {

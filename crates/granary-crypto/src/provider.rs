@@ -40,6 +40,11 @@ pub trait KeyProvider: Send + Sync + 'static {
 
     /// What it is, for logs and `granary status`; no secrets.
     fn describe(&self) -> String;
+
+    /// Whether calls may block on a device or the network: they are then made on threads of their own.
+    fn blocks(&self) -> bool {
+        false
+    }
 }
 
 /// Names a root key; 16 hexadecimal digits in text.

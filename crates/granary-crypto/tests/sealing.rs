@@ -4,9 +4,10 @@
 
 use aes_gcm::aead::{Aead as _, Payload};
 use aes_gcm::{Aes256Gcm, KeyInit as _};
+use granary_crypto::keys::data_key_generation;
 use granary_crypto::{
-    BLOB_OVERHEAD_BYTES, BlobKey, BucketKey, ChunkCipher, CryptoError, DataKey, MemoryKeyProvider, NonceKey, RootKeyId,
-    RootKeys, Secret32, open_blob, seal_blob,
+    BLOB_OVERHEAD_BYTES, BlobKey, BucketKey, ChunkCipher, CryptoError, CustomerKey, DataKey, Lock, MemoryKeyProvider,
+    NonceKey, RootKeyId, RootKeys, Secret32, open_blob, seal_blob,
 };
 use granary_types::{BucketId, PartId, WrappedKey};
 use proptest::prelude::{ProptestConfig, any, prop_assert, prop_assert_eq, proptest};
@@ -78,7 +79,7 @@ fn debug_output_holds_no_secrets() {
     let secret = Secret32::from_bytes(KEY);
     let keys = RootKeys::from_keys(vec![(RootKeyId([1; 8]), Secret32::from_bytes(KEY))]).unwrap();
     let provider = MemoryKeyProvider::new(keys);
-    let bucket = BucketKey::from_secret(Secret32::from_bytes(KEY));
+    let bucket = BucketKey::from_secret(1, Secret32::from_bytes(KEY));
     let keyring = granary_crypto::Keyring::create(&provider, granary_types::ClusterId([3; 16]), 1).unwrap();
     let shown = format!(
         "{secret:?} {provider:?} {bucket:?} {:?} {:?} {:?} {:?} {:?} {:?}",
@@ -121,23 +122,42 @@ fn blobs_round_trip_and_are_bound_to_their_aad() {
 fn data_keys_unwrap_only_for_their_part_and_bucket() {
     let bucket = BucketKey::generate();
     let key = DataKey::generate();
-    let wrapped = bucket.wrap_data_key(&key, PART);
-    assert_eq!(wrapped.0.len(), granary_crypto::keys::WRAPPED_DATA_KEY_BYTES);
-    let opened = bucket.unwrap_data_key(&wrapped, PART).unwrap();
+    let wrapped = bucket.wrap_data_key(&key, PART, &Lock::None);
+    assert_eq!(wrapped.0.len(), 62);
+    let opened = bucket.unwrap_data_key(&wrapped, PART, &Lock::None).unwrap();
     let (mut a, mut b) = (filled(64, 1), filled(64, 1));
     ChunkCipher::new(&key, PART).seal(0, &mut a);
     ChunkCipher::new(&opened, PART).seal(0, &mut b);
     assert_eq!(a, b);
 
-    assert!(matches!(bucket.unwrap_data_key(&wrapped, PartId([8; 16])), Err(CryptoError::Open { .. })));
-    assert!(BucketKey::generate().unwrap_data_key(&wrapped, PART).is_err());
+    assert!(matches!(bucket.unwrap_data_key(&wrapped, PartId([8; 16]), &Lock::None), Err(CryptoError::Open { .. })));
+    assert!(BucketKey::generate().unwrap_data_key(&wrapped, PART, &Lock::None).is_err());
     for bit in 0..wrapped.0.len() * 8 {
         let mut bad = wrapped.0.clone();
         bad[bit / 8] ^= 1 << (bit % 8);
-        assert!(bucket.unwrap_data_key(&WrappedKey(bad), PART).is_err(), "bit {bit}");
+        assert!(bucket.unwrap_data_key(&WrappedKey(bad), PART, &Lock::None).is_err(), "bit {bit}");
     }
     for cut in 0..wrapped.0.len() {
-        assert!(bucket.unwrap_data_key(&WrappedKey(wrapped.0[..cut].to_vec()), PART).is_err());
+        assert!(bucket.unwrap_data_key(&WrappedKey(wrapped.0[..cut].to_vec()), PART, &Lock::None).is_err());
+    }
+}
+
+#[test]
+fn a_rotated_bucket_key_takes_over_what_the_old_one_wrapped() {
+    let (old, new) = (BucketKey::generate(), BucketKey::from_secret(2, Secret32::random()));
+    let customer = CustomerKey::new(Secret32::random(), "md5".to_owned());
+    let key = DataKey::generate();
+    for lock in [Lock::None, Lock::Customer(&customer)] {
+        let before = old.wrap_data_key(&key, PART, &lock);
+        assert!(new.unwrap_data_key(&before, PART, &lock).is_err());
+        let after = new.rewrap_data_key(&old, &before, PART).unwrap();
+        assert_eq!(data_key_generation(&before).unwrap(), 1);
+        assert_eq!(data_key_generation(&after).unwrap(), 2);
+        assert!(old.unwrap_data_key(&after, PART, &lock).is_err());
+        let (mut a, mut b) = (filled(64, 1), filled(64, 1));
+        ChunkCipher::new(&key, PART).seal(0, &mut a);
+        ChunkCipher::new(&new.unwrap_data_key(&after, PART, &lock).unwrap(), PART).seal(0, &mut b);
+        assert_eq!(a, b);
     }
 }
 
@@ -155,9 +175,10 @@ fn golden_files_open() {
         let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
         std::fs::write(format!("{}/tests/golden/{name}", env!("CARGO_MANIFEST_DIR")), hex + "\n").unwrap();
     };
-    let bucket = BucketKey::from_secret(Secret32::from_bytes([0x24; 32]));
+    let bucket = BucketKey::from_secret(1, Secret32::from_bytes([0x24; 32]));
     let keys = RootKeys::from_keys(vec![(RootKeyId([9; 8]), Secret32::from_bytes([0x99; 32]))]).unwrap();
     let provider = MemoryKeyProvider::new(keys);
+    let customer = CustomerKey::new(Secret32::from_bytes([0xc5; 32]), "md5".to_owned());
     let plain = filled(80, 7);
     let mut chunk = plain.clone();
     chunk.extend_from_slice(&[0; 16]);
@@ -165,7 +186,9 @@ fn golden_files_open() {
     if bless {
         write("chunk-v1.hex", &chunk);
         write("blob-v1.hex", &seal_blob(&Secret32::from_bytes(KEY), b"aad", &plain));
-        write("data-key-v1.hex", &bucket.wrap_data_key(&DataKey::from_secret(Secret32::from_bytes(KEY)), PART).0);
+        let key = DataKey::from_secret(Secret32::from_bytes(KEY));
+        write("data-key-v2.hex", &bucket.wrap_data_key(&key, PART, &Lock::None).0);
+        write("data-key-customer-v2.hex", &bucket.wrap_data_key(&key, PART, &Lock::Customer(&customer)).0);
         write("bucket-key-v1.hex", &bucket.wrap(&provider, BucketId(77)).unwrap().0);
     }
     // Chunks are deterministic: the same bytes, not only bytes that open.
@@ -174,9 +197,12 @@ fn golden_files_open() {
     let bucket_key = WrappedKey(read("bucket-key-v1.hex"));
     let opened = BucketKey::unwrap(&provider, BucketId(77), &bucket_key).unwrap();
     assert!(BucketKey::unwrap(&provider, BucketId(78), &bucket_key).is_err());
-    let data_key = opened.unwrap_data_key(&WrappedKey(read("data-key-v1.hex")), PART).unwrap();
-    ChunkCipher::new(&data_key, PART).open(3, &mut chunk).unwrap();
-    assert_eq!(chunk[..80], plain);
+    for (file, lock) in [("data-key-v2.hex", Lock::None), ("data-key-customer-v2.hex", Lock::Customer(&customer))] {
+        let data_key = opened.unwrap_data_key(&WrappedKey(read(file)), PART, &lock).unwrap();
+        let mut chunk = chunk.clone();
+        ChunkCipher::new(&data_key, PART).open(3, &mut chunk).unwrap();
+        assert_eq!(chunk[..80], plain, "{file}");
+    }
 }
 
 proptest! {
@@ -200,8 +226,8 @@ proptest! {
     fn hostile_bytes_never_open_or_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         prop_assert!(open_blob(&Secret32::from_bytes(KEY), b"", &bytes).is_err());
         prop_assert!(cipher().open(0, &mut bytes.clone()).is_err());
-        let bucket = BucketKey::from_secret(Secret32::from_bytes(KEY));
-        prop_assert!(bucket.unwrap_data_key(&WrappedKey(bytes.clone()), PART).is_err());
+        let bucket = BucketKey::from_secret(1, Secret32::from_bytes(KEY));
+        prop_assert!(bucket.unwrap_data_key(&WrappedKey(bytes.clone()), PART, &Lock::None).is_err());
         let provider = MemoryKeyProvider::generate();
         prop_assert!(BucketKey::unwrap(&provider, BucketId(1), &WrappedKey(bytes)).is_err());
     }

@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use granary_meta::command::Refusal;
 use granary_store::StoreError;
 use granary_store::api::BodyError;
+use granary_store::sse::SseError;
 use granary_types::{ErrorKind, Timestamp, VersionId};
 use http::StatusCode;
 use http::header::{ALLOW, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED, RETRY_AFTER};
@@ -187,6 +188,15 @@ pub fn answer(error: &StoreError, is_chunk_signed: bool) -> Answer {
         StoreError::Full => {
             Answer::busy("The drives are full. Deletes still work: free space, or add drives.").our_fault()
         }
+        StoreError::Sse(error) => encryption(error),
+        // The cause may name the provider's address: it goes to the log.
+        StoreError::KeysUnavailable(_) => Answer::new(
+            503,
+            Code::ServiceUnavailable,
+            "The server's key provider does not answer. What is encrypted cannot be read or written until it does;              please try again.",
+        )
+        .with(RETRY_AFTER, &RETRY_AFTER_SECS.to_string())
+        .our_fault(),
         StoreError::Unavailable(why) => Answer::busy(why.clone()),
         StoreError::Drive(error) if error.kind() == ErrorKind::Unavailable => {
             Answer::busy("Too few drives answer. Please try again.").our_fault()
@@ -198,6 +208,41 @@ pub fn answer(error: &StoreError, is_chunk_signed: bool) -> Answer {
             "The stored bytes failed verification and could not be rebuilt; the operator has been told.",
         )
         .our_fault(),
+    }
+}
+
+fn encryption(error: &SseError) -> Answer {
+    use S3ErrorCode as Code;
+    let request = |message: &'static str| Answer::new(400, Code::InvalidRequest, message);
+    match error {
+        SseError::KeyNeeded => request(
+            "The object was stored using a form of Server Side Encryption. The correct parameters must be provided to \
+             retrieve the object.",
+        ),
+        SseError::KeyWrong => Answer::new(
+            403,
+            Code::AccessDenied,
+            "Requests specifying Server Side Encryption with Customer provided keys must provide the correct secret key.",
+        ),
+        SseError::NotApplicable => request("The encryption parameters are not applicable to this object."),
+        SseError::PartNeedsKey => request(
+            "The multipart upload initiate requested encryption. Subsequent part requests must include the appropriate \
+             encryption parameters.",
+        ),
+        SseError::PartKeyDiffers => {
+            request("The provided encryption parameters did not match the ones used originally.")
+        }
+        SseError::CompleteNeedsKey => Answer::new(
+            400,
+            Code::InvalidArgument,
+            "Requests specifying Server Side Encryption with Customer provided keys must provide a valid encryption \
+             algorithm.",
+        ),
+        SseError::NoSuchKmsKey(id) if id.starts_with("arn:") => {
+            Answer::custom(400, "KMS.NotFoundException", format!("Key '{id}' does not exist"))
+        }
+        SseError::NoSuchKmsKey(id) => Answer::custom(400, "KMS.NotFoundException", format!("Invalid keyId '{id}'")),
+        SseError::KmsKeyDisabled(id) => Answer::custom(400, "KMS.DisabledException", format!("{id} is disabled.")),
     }
 }
 

@@ -23,6 +23,7 @@ pub struct FrontDoor {
     pub(crate) store: Arc<dyn ObjectStore>,
     pub(crate) region: Arc<str>,
     pub(crate) any_region: bool,
+    pub(crate) allow_customer_keys: bool,
 }
 
 /// What an operation ends with.
@@ -30,7 +31,12 @@ pub(crate) type Outcome<T> = Result<S3Response<T>, Fail>;
 
 impl FrontDoor {
     pub(crate) fn new(store: Arc<dyn ObjectStore>, config: &FrontConfig) -> Self {
-        Self { store, region: config.region.as_str().into(), any_region: config.any_region }
+        Self {
+            store,
+            region: config.region.as_str().into(),
+            any_region: config.any_region,
+            allow_customer_keys: config.allow_customer_keys,
+        }
     }
 
     /// The bucket, which must be the expected owner's where the client says whose it expects.

@@ -45,6 +45,9 @@ pub struct FrontConfig {
     pub domains: Vec<String>,
     /// Take requests signed with SigV2, which boto3 still makes when it presigns for a custom endpoint.
     pub allow_sigv2: bool,
+    /// Take keys that clients send with their requests (SSE-C). S3 refuses them over plain HTTP: off where others
+    /// could read them on their way.
+    pub allow_customer_keys: bool,
     /// Requests served at once; more are answered `503 SlowDown`.
     pub in_flight_max: usize,
     /// Bytes of a request's XML document, at most.
@@ -60,6 +63,7 @@ impl Default for FrontConfig {
             any_region: true,
             domains: Vec::new(),
             allow_sigv2: true,
+            allow_customer_keys: true,
             in_flight_max: 1024,
             // 10,000 completed parts with checksums are about 2 MB; 1,000 deletes of the longest keys 1.2 MB.
             xml_bytes_max: 4 * 1024 * 1024,

@@ -4,11 +4,13 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use granary_meta::command::{CompletedPart, Condition, EtagMatch};
-use granary_meta::records::{Attributes, BucketOptions, ObjectRecord, PartRecord, UploadRecord, VersionRecord};
+use granary_meta::records::{Attributes, BucketOptions, ObjectRecord, PartRecord, Sse, UploadRecord, VersionRecord};
 use granary_types::{
     BucketName, ByteRange, Checksum, ChecksumAlgorithm, ChecksumKind, ObjectKey, RangeSpec, Timestamp, UploadId,
     VersionId,
 };
+
+pub use granary_crypto::{CustomerKey, Secret32};
 
 use crate::error::StoreError;
 
@@ -31,6 +33,18 @@ pub enum BodyError {
     /// A chunk's signature, or the payload's SHA-256, did not match.
     #[error("the request body does not match its signature")]
     Signature,
+}
+
+/// How a read opens what it reads.
+#[derive(Debug, Clone, Default)]
+pub enum Unlock {
+    /// No key is brought: what was stored with a customer's key is refused.
+    #[default]
+    Plain,
+    /// A customer's key is brought (SSE-C): what was stored with another, or with none, is refused.
+    Key(CustomerKey),
+    /// Only what is known without the key is wanted (tags, locks, grants): nothing is refused, no byte is read.
+    Unneeded,
 }
 
 /// What the client claims about the bytes it sends; each claim is checked before anything is acknowledged.
@@ -61,6 +75,8 @@ pub struct PutRequest {
     pub claims: Claims,
     /// Preconditions.
     pub condition: Condition,
+    /// The customer's key, where `attributes.sse` names one.
+    pub customer_key: Option<CustomerKey>,
     /// The bytes.
     pub body: BodyIn,
 }
@@ -78,6 +94,8 @@ pub struct PutResponse {
     pub size_bytes: u64,
     /// When.
     pub created: Timestamp,
+    /// What it is encrypted with.
+    pub sse: Sse,
 }
 
 /// Preconditions of a read.
@@ -118,6 +136,8 @@ pub struct GetRequest {
     pub portion: Portion,
     /// Preconditions.
     pub condition: ReadCondition,
+    /// How it is opened.
+    pub unlock: Unlock,
 }
 
 /// What `get` and `head` tell of an object.
@@ -151,6 +171,8 @@ pub struct CopySource {
     pub condition: ReadCondition,
     /// `x-amz-copy-source-range` (UploadPartCopy): `first..=last`; must lie within the source.
     pub range: Option<(u64, u64)>,
+    /// How it is opened.
+    pub unlock: Unlock,
 }
 
 /// `CopyObject`.
@@ -169,6 +191,12 @@ pub struct CopyRequest {
     pub algorithm: Option<ChecksumAlgorithm>,
     /// Retention, hold, owner and list of the copy come from the request, never from the source.
     pub lock: Attributes,
+    /// What the copy is encrypted with: the request's or the bucket's, never the source's.
+    pub sse: Sse,
+    /// The request (or the bucket's configuration) says so: enough of a change for a copy onto itself.
+    pub sse_asked: bool,
+    /// The customer's key for the copy, where `sse` names one.
+    pub customer_key: Option<CustomerKey>,
     /// Preconditions on the destination.
     pub condition: Condition,
 }
@@ -310,8 +338,21 @@ pub struct UploadPartRequest {
     pub size_bytes: u64,
     /// Claims to check.
     pub claims: Claims,
+    /// The customer's key, where the upload was begun with one.
+    pub customer_key: Option<CustomerKey>,
     /// The bytes.
     pub body: BodyIn,
+}
+
+/// What an uploaded part became.
+#[derive(Debug, Clone)]
+pub struct UploadedPart {
+    /// The part.
+    pub part: PartRecord,
+    /// What the upload is encrypted with.
+    pub sse: Sse,
+    /// Of a copy: the source's version, where its bucket is or was versioned.
+    pub source_version: Option<VersionId>,
 }
 
 /// `CompleteMultipartUpload`.
@@ -330,6 +371,8 @@ pub struct CompleteRequest {
     pub size_bytes: Option<u64>,
     /// Preconditions.
     pub condition: Condition,
+    /// The customer's key, where one is sent.
+    pub customer_key: Option<CustomerKey>,
 }
 
 /// A page of parts.
@@ -419,8 +462,8 @@ pub trait ObjectStore: Send + Sync + 'static {
     /// Begins an upload.
     fn create_upload(&self, request: CreateUploadRequest) -> BoxFuture<'_, Result<UploadRecord>>;
     /// Writes a part.
-    fn upload_part(&self, request: UploadPartRequest) -> BoxFuture<'_, Result<PartRecord>>;
-    /// Writes a part from an object; the source version beside it.
+    fn upload_part(&self, request: UploadPartRequest) -> BoxFuture<'_, Result<UploadedPart>>;
+    /// Writes a part from an object. `customer_key`: the upload's, where it was begun with one.
     fn upload_part_copy<'a>(
         &'a self,
         source: CopySource,
@@ -428,7 +471,8 @@ pub trait ObjectStore: Send + Sync + 'static {
         key: &'a ObjectKey,
         upload: UploadId,
         number: u16,
-    ) -> BoxFuture<'a, Result<(PartRecord, Option<VersionId>)>>;
+        customer_key: Option<CustomerKey>,
+    ) -> BoxFuture<'a, Result<UploadedPart>>;
     /// Completes an upload.
     fn complete_upload(&self, request: CompleteRequest) -> BoxFuture<'_, Result<PutResponse>>;
     /// Aborts an upload.

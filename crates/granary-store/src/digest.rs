@@ -11,6 +11,7 @@ use crate::error::StoreError;
 pub(crate) struct Digests {
     md5: Option<Md5>,
     checksum: ChecksumHasher,
+    hidden: bool,
 }
 
 /// The finished digests.
@@ -19,20 +20,23 @@ pub(crate) struct Digested {
     pub(crate) md5: Option<[u8; 16]>,
     /// The checksum that is stored.
     pub(crate) checksum: Checksum,
+    /// The ETag must not tell of the payload.
+    hidden: bool,
 }
 
 impl Digests {
     /// Takes the digests that the claims and the ETag need, and no others. Where the client names no
-    /// algorithm S3 stores a CRC-64/NVME.
-    pub(crate) fn new(claims: &Claims, etag: EtagMode) -> Self {
+    /// algorithm S3 stores a CRC-64/NVME. `hidden`: the ETag must not tell of the payload, as S3 has it for SSE-KMS
+    /// and SSE-C.
+    pub(crate) fn new(claims: &Claims, etag: EtagMode, hidden: bool) -> Self {
         let algorithm = claims
             .checksum
             .as_ref()
             .map(|checksum| checksum.algorithm)
             .or(claims.algorithm)
             .unwrap_or(ChecksumAlgorithm::Crc64nvme);
-        let md5 = (etag == EtagMode::Md5 || claims.md5.is_some()).then(Md5::new);
-        Self { md5, checksum: ChecksumHasher::new(algorithm) }
+        let md5 = ((etag == EtagMode::Md5 && !hidden) || claims.md5.is_some()).then(Md5::new);
+        Self { md5, checksum: ChecksumHasher::new(algorithm), hidden }
     }
 
     /// Takes in payload.
@@ -62,7 +66,7 @@ impl Digests {
                 return Err(StoreError::BadChecksum { algorithm: claimed.algorithm });
             }
         }
-        Ok(Digested { md5, checksum })
+        Ok(Digested { md5, checksum, hidden: self.hidden })
     }
 }
 
@@ -70,6 +74,7 @@ impl Digested {
     /// The ETag of a plain object (`-1` behind an opaque one, so that no client takes it for an MD5) .
     pub(crate) fn object_etag(&self, mode: EtagMode, part: PartId) -> String {
         match (mode, self.md5) {
+            (EtagMode::Md5, _) if self.hidden => part.to_string(),
             (EtagMode::Md5, Some(md5)) => hex(&md5),
             _ => format!("{part}-1"),
         }
@@ -78,7 +83,7 @@ impl Digested {
     /// The ETag of a part.
     pub(crate) fn part_etag(&self, mode: EtagMode, part: PartId) -> String {
         match (mode, self.md5) {
-            (EtagMode::Md5, Some(md5)) => hex(&md5),
+            (EtagMode::Md5, Some(md5)) if !self.hidden => hex(&md5),
             _ => part.to_string(),
         }
     }
@@ -102,7 +107,7 @@ mod tests {
     }
 
     fn digest(claims: Claims, etag: EtagMode) -> Result<Digested> {
-        let mut digests = Digests::new(&claims, etag);
+        let mut digests = Digests::new(&claims, etag, false);
         digests.update(b"1234");
         digests.update(b"56789");
         digests.finish(claims)

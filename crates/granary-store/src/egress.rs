@@ -17,6 +17,7 @@ use crate::active::ActiveGuard;
 use crate::api::{BodyOut, Result};
 use crate::error::StoreError;
 use crate::inner::{Inner, from_crypto, from_stripe};
+use crate::sse::OpenLock;
 use crate::stats::StoreStats;
 
 /// A part and the bytes of its payload that are wanted.
@@ -47,6 +48,7 @@ struct Opener {
 struct Egress {
     inner: Arc<Inner>,
     key: Arc<BucketKey>,
+    lock: OpenLock,
     pieces: VecDeque<Piece>,
     reading: Option<Reading>,
     ready: VecDeque<Bytes>,
@@ -55,10 +57,15 @@ struct Egress {
 
 /// The pieces' bytes, in order. The first frame is read before this returns, so that a part that cannot be
 /// read at all is an error answer and not a cut connection.
-pub(crate) async fn body(inner: &Arc<Inner>, key: Arc<BucketKey>, pieces: VecDeque<Piece>) -> Result<BodyOut> {
+pub(crate) async fn body(
+    inner: &Arc<Inner>,
+    key: Arc<BucketKey>,
+    lock: OpenLock,
+    pieces: VecDeque<Piece>,
+) -> Result<BodyOut> {
     let left_bytes = pieces.iter().map(|piece| piece.range.len()).sum();
     let mut egress =
-        Egress { inner: Arc::clone(inner), key, pieces, reading: None, ready: VecDeque::new(), left_bytes };
+        Egress { inner: Arc::clone(inner), key, lock, pieces, reading: None, ready: VecDeque::new(), left_bytes };
     let Some(first) = egress.next().await? else { return Ok(stream::empty().boxed()) };
     if egress.left_bytes == 0 {
         return Ok(stream::once(std::future::ready(Ok(first))).boxed());
@@ -102,7 +109,7 @@ impl Egress {
         if range.is_empty() {
             return Ok(());
         }
-        let data_key = self.key.unwrap_data_key(&part.key, part.id).map_err(from_crypto)?;
+        let data_key = self.key.unwrap_data_key(&part.key, part.id, &self.lock.lock()).map_err(from_crypto)?;
         let cipher = ChunkCipher::new(&data_key, part.id);
         match &part.place {
             PartPlace::Inline => {

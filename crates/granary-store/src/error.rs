@@ -4,6 +4,8 @@ use granary_drive::api::DriveError;
 use granary_meta::command::Refusal;
 use granary_types::{ChecksumAlgorithm, ErrorKind, VersionId};
 
+use crate::sse::SseError;
+
 /// Errors of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -91,6 +93,12 @@ pub enum StoreError {
         "a copy of an object onto itself must change its metadata, storage class, website redirect location or encryption"
     )]
     CopyOntoItself,
+    /// The encryption asked for, or the key brought, does not do.
+    #[error(transparent)]
+    Sse(crate::sse::SseError),
+    /// The key provider does not answer: what needs it is refused until it does.
+    #[error("the key provider does not answer: {0}")]
+    KeysUnavailable(String),
     /// Too few drives, no space, draining, overloaded: try again.
     #[error("{0}")]
     Unavailable(String),
@@ -140,7 +148,12 @@ impl StoreError {
             | Self::EntityTooLarge { .. }
             | Self::Invalid(_)
             | Self::CopyOntoItself => ErrorKind::Invalid,
-            Self::Unavailable(_) | Self::Full => ErrorKind::Unavailable,
+            Self::Sse(error) => match error {
+                SseError::KeyWrong => ErrorKind::Denied,
+                SseError::NoSuchKmsKey(_) => ErrorKind::NotFound,
+                _ => ErrorKind::Invalid,
+            },
+            Self::Unavailable(_) | Self::KeysUnavailable(_) | Self::Full => ErrorKind::Unavailable,
             Self::Corrupt(_) => ErrorKind::Corrupt,
             Self::Drive(error) => error.kind(),
             Self::Internal(_) => ErrorKind::Internal,

@@ -6,8 +6,8 @@
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use granary_crypto::{ChunkCipher, DataKey};
-use granary_meta::records::{Attributes, BucketRecord, EtagMode, PartPlace, PartRecord};
+use granary_crypto::{ChunkCipher, CustomerKey, DataKey};
+use granary_meta::records::{Attributes, BucketRecord, EtagMode, PartPlace, PartRecord, Sse};
 use granary_types::limits::{BLOCK_BYTES, PART_BYTES_MAX, TAG_BYTES};
 use granary_types::{ObjectKey, PartId, Placement, Scheme};
 
@@ -35,6 +35,8 @@ pub(crate) struct IngestSpec<'a> {
     pub(crate) size_bytes: u64,
     pub(crate) etag: EtagMode,
     pub(crate) attributes: &'a Attributes,
+    /// The customer's key, where `attributes.sse` names one.
+    pub(crate) customer_key: Option<&'a CustomerKey>,
 }
 
 impl Inner {
@@ -49,11 +51,13 @@ impl Inner {
         }
         let id = PartId::random();
         let guard = self.active.enter(id);
-        let bucket_key = self.bucket_key(spec.bucket)?;
+        let bucket_key = self.bucket_key(spec.bucket).await?;
+        let sse = &spec.attributes.sse;
+        let lock = self.open_lock(sse, spec.customer_key).await?;
         let data_key = DataKey::generate();
-        let wrapped = bucket_key.wrap_data_key(&data_key, id);
+        let wrapped = bucket_key.wrap_data_key(&data_key, id, &lock.lock());
         let cipher = ChunkCipher::new(&data_key, id);
-        let digests = Digests::new(&claims, spec.etag);
+        let digests = Digests::new(&claims, spec.etag, *sse != Sse::S3);
         let created = self.clock.now();
 
         let meta = |digested: &Digested| ShardMeta {

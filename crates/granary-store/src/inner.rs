@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use granary_crypto::{BlobKey, BucketKey, KeyProvider, Secret32};
+use granary_crypto::{BlobKey, BucketKey, KeyProvider, KmsKey, Secret32};
 use granary_meta::command::{Command, Outcome};
 use granary_meta::records::{BucketRecord, PartRecord};
 use granary_meta::{Index, MetaError, Proposer};
@@ -19,6 +19,7 @@ use crate::active::ActiveParts;
 use crate::api::Result;
 use crate::error::StoreError;
 use crate::heal::HealState;
+use crate::sse::SseError;
 use crate::stats::StoreStats;
 
 /// Settings of the store.
@@ -44,6 +45,8 @@ pub struct StoreOptions {
     pub orphan_grace: Duration,
     /// How often drives are swept for orphans.
     pub sweep_interval: Duration,
+    /// How long an opened key is kept in memory before the key provider is asked again.
+    pub key_cache: Duration,
 }
 
 impl Default for StoreOptions {
@@ -59,6 +62,7 @@ impl Default for StoreOptions {
             reaper_interval: Duration::from_secs(1),
             orphan_grace: Duration::from_secs(3600),
             sweep_interval: Duration::from_secs(1800),
+            key_cache: Duration::from_secs(300),
         }
     }
 }
@@ -81,7 +85,10 @@ pub(crate) struct Inner {
     /// Drive folders, for the sealed tables kept beside the shards.
     pub(crate) folders: RwLock<Vec<PathBuf>>,
     pub(crate) table_lock: Mutex<()>,
-    bucket_keys: RwLock<HashMap<BucketId, Arc<BucketKey>>>,
+    bucket_keys: RwLock<HashMap<BucketId, (Arc<BucketKey>, Instant)>>,
+    pub(crate) kms_keys: RwLock<HashMap<String, (Arc<KmsKey>, Instant)>>,
+    /// One change of named keys at a time.
+    pub(crate) kms_turn: tokio::sync::Mutex<()>,
     manifests: RwLock<HashMap<UploadId, Arc<Vec<PartRecord>>>>,
 }
 
@@ -115,6 +122,8 @@ impl Inner {
             folders: RwLock::default(),
             table_lock: Mutex::new(()),
             bucket_keys: RwLock::default(),
+            kms_keys: RwLock::default(),
+            kms_turn: tokio::sync::Mutex::default(),
             manifests: RwLock::default(),
         }
     }
@@ -129,14 +138,17 @@ impl Inner {
         self.index()?.bucket(name).ok_or(StoreError::NoSuchBucket)
     }
 
-    /// The bucket's key, unwrapped once and then kept.
-    pub(crate) fn bucket_key(&self, bucket: &BucketRecord) -> Result<Arc<BucketKey>> {
-        if let Some(key) = self.bucket_keys.read().get(&bucket.id) {
+    /// The bucket's key, unwrapped and then kept for a bounded time.
+    pub(crate) async fn bucket_key(&self, bucket: &BucketRecord) -> Result<Arc<BucketKey>> {
+        if let Some((key, since)) = self.bucket_keys.read().get(&bucket.id)
+            && since.elapsed() < self.options.key_cache
+        {
             return Ok(Arc::clone(key));
         }
-        let key = BucketKey::unwrap(&*self.provider, bucket.id, &bucket.key).map_err(from_crypto)?;
+        let (id, wrapped) = (bucket.id, bucket.key.clone());
+        let key = self.with_provider(move |provider| BucketKey::unwrap(provider, id, &wrapped)).await?;
         let key = Arc::new(key);
-        self.bucket_keys.write().insert(bucket.id, Arc::clone(&key));
+        self.bucket_keys.write().insert(bucket.id, (Arc::clone(&key), Instant::now()));
         Ok(key)
     }
 
@@ -196,8 +208,9 @@ pub(crate) fn from_meta(error: MetaError) -> StoreError {
 pub(crate) fn from_crypto(error: granary_crypto::CryptoError) -> StoreError {
     use granary_types::ErrorKind;
     match error.kind() {
-        ErrorKind::Unavailable => StoreError::Unavailable(error.to_string()),
+        ErrorKind::Unavailable => StoreError::KeysUnavailable(error.to_string()),
         ErrorKind::Corrupt => StoreError::Corrupt(error.to_string()),
+        ErrorKind::Denied if matches!(error, granary_crypto::CryptoError::WrongKey) => SseError::KeyWrong.into(),
         _ => StoreError::Internal(error.to_string()),
     }
 }

@@ -19,6 +19,7 @@ mod multipart;
 pub mod node;
 mod objects;
 mod reaper;
+pub mod sse;
 mod stats;
 mod store;
 mod tables;

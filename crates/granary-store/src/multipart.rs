@@ -3,18 +3,20 @@
 use std::sync::Arc;
 
 use granary_meta::command::{Command, Condition, Outcome, Refusal};
-use granary_meta::records::{PartRecord, UploadRecord};
+use granary_meta::records::{Sse, UploadRecord};
 use granary_types::limits::PARTS_COUNT_MAX;
-use granary_types::{BucketName, ObjectKey, UploadId, VersionId};
+use granary_types::{BucketName, ObjectKey, UploadId};
 
 use crate::api::{
-    Claims, CompleteRequest, CopySource, CreateUploadRequest, ListPartsPage, PutResponse, Result, UploadPartRequest,
+    Claims, CompleteRequest, CopySource, CreateUploadRequest, CustomerKey, ListPartsPage, PutResponse, Result,
+    UploadPartRequest, UploadedPart,
 };
 use crate::error::StoreError;
 use crate::header::PartOf;
 use crate::ingest::IngestSpec;
 use crate::inner::{Inner, from_meta};
 use crate::objects::{FoundSource, copy_body, put_response, shown, unexpected, with_default_retention};
+use crate::sse::{SseError, check_part};
 
 impl Inner {
     pub(crate) async fn create_upload(&self, request: CreateUploadRequest) -> Result<UploadRecord> {
@@ -29,11 +31,13 @@ impl Inner {
             )));
         }
         let created = self.clock.now();
+        let mut attributes = with_default_retention(&bucket, request.attributes, created);
+        self.settle_sse(&mut attributes.sse).await?;
         let upload = UploadRecord {
             id: UploadId::random(),
             key: request.key,
             created,
-            attributes: with_default_retention(&bucket, request.attributes, created),
+            attributes,
             checksum_algorithm: request.checksum_algorithm,
             checksum_kind: request.checksum_kind,
             etag: bucket.options.etag,
@@ -46,11 +50,12 @@ impl Inner {
         self.index()?.upload(bucket, key, upload).map_err(from_meta)?.ok_or(StoreError::NoSuchUpload)
     }
 
-    pub(crate) async fn upload_part(&self, request: UploadPartRequest) -> Result<PartRecord> {
+    pub(crate) async fn upload_part(&self, request: UploadPartRequest) -> Result<UploadedPart> {
         let bucket = self.bucket(&request.bucket)?;
         check_number(request.number)?;
         let upload = self.upload(bucket.id, &request.key, request.upload)?;
-        let UploadPartRequest { key, number, size_bytes, mut claims, body, .. } = request;
+        let UploadPartRequest { key, number, size_bytes, mut claims, customer_key, body, .. } = request;
+        check_part(&upload.attributes.sse, customer_key.as_ref())?;
         if let Some(announced) = upload.checksum_algorithm {
             // S3 stores every part's checksum in the upload's algorithm; a claim in another is an error.
             match &claims.checksum {
@@ -66,7 +71,9 @@ impl Inner {
         }
         let of = PartOf::Upload { upload: upload.id, number };
         let attributes = &upload.attributes;
-        let spec = IngestSpec { bucket: &bucket, key: &key, of, size_bytes, etag: upload.etag, attributes };
+        let customer_key = customer_key.as_ref();
+        let spec =
+            IngestSpec { bucket: &bucket, key: &key, of, size_bytes, etag: upload.etag, attributes, customer_key };
         let ingested = self.ingest(spec, claims, body).await?;
         let part = ingested.part;
         let command = Command::PutPart {
@@ -78,7 +85,7 @@ impl Inner {
             inline: ingested.inline,
         };
         self.propose(command).await?;
-        Ok(part)
+        Ok(UploadedPart { part, sse: upload.attributes.sse, source_version: None })
     }
 
     pub(crate) async fn upload_part_copy(
@@ -88,13 +95,15 @@ impl Inner {
         key: &ObjectKey,
         upload: UploadId,
         number: u16,
-    ) -> Result<(PartRecord, Option<VersionId>)> {
+        customer_key: Option<CustomerKey>,
+    ) -> Result<UploadedPart> {
         check_number(number)?;
         let FoundSource { bucket: source_bucket, record, inline, range } = self.copy_source(&source)?;
         let object = record.object().ok_or(StoreError::NoSuchKey { delete_marker: None })?;
         let target = self.bucket(bucket)?;
-        self.upload(target.id, key, upload)?;
-        let body = self.read(&source_bucket, object, inline, range).await?;
+        let begun = self.upload(target.id, key, upload)?;
+        check_part(&begun.attributes.sse, customer_key.as_ref())?;
+        let body = self.read(&source_bucket, object, inline, range, &source.unlock).await?;
         let request = UploadPartRequest {
             bucket: bucket.clone(),
             key: key.clone(),
@@ -102,10 +111,11 @@ impl Inner {
             number,
             size_bytes: range.len(),
             claims: Claims { md5: None, checksum: None, algorithm: None, trailer: None },
+            customer_key,
             body: copy_body(body),
         };
-        let part = self.upload_part(request).await?;
-        Ok((part, shown(&source_bucket, record.version)))
+        let uploaded = self.upload_part(request).await?;
+        Ok(UploadedPart { source_version: shown(&source_bucket, record.version), ..uploaded })
     }
 
     pub(crate) async fn complete_upload(&self, request: CompleteRequest) -> Result<PutResponse> {
@@ -116,7 +126,18 @@ impl Inner {
         if request.parts.len() > PARTS_COUNT_MAX as usize {
             return Err(StoreError::Invalid(format!("a multipart upload has at most {PARTS_COUNT_MAX} parts")));
         }
-        let CompleteRequest { key, upload, parts, checksum, size_bytes, condition, .. } = request;
+        let CompleteRequest { key, upload, parts, checksum, size_bytes, condition, customer_key, .. } = request;
+        // Of an upload that was completed before, the answer is repeated: what it was begun with is in its object.
+        if let Some(begun) = self.index()?.upload(bucket.id, &key, upload).map_err(from_meta)? {
+            match (&begun.attributes.sse, &customer_key) {
+                (Sse::Customer { .. }, None) if begun.checksum_algorithm.is_some() => {
+                    return Err(SseError::CompleteNeedsKey.into());
+                }
+                (Sse::Customer { .. }, None) => {}
+                (sse, key) => check_part(sse, key.as_ref())?,
+            }
+        }
+        let completed = key.clone();
         let command = Command::CompleteUpload {
             bucket: bucket.id,
             key,
@@ -127,7 +148,15 @@ impl Inner {
             nonce: rand::random(),
             condition,
         };
-        put_response(&bucket, self.propose(command).await?)
+        let outcome = self.propose(command).await?;
+        let sse = match &outcome {
+            Outcome::Put { version, .. } => {
+                let record = self.index()?.version(bucket.id, &completed, *version).map_err(from_meta)?;
+                record.and_then(|record| record.object().map(|object| object.attributes.sse.clone()))
+            }
+            _ => None,
+        };
+        put_response(&bucket, outcome, sse.unwrap_or_default())
     }
 
     pub(crate) async fn abort_upload(&self, bucket: &BucketName, key: &ObjectKey, upload: UploadId) -> Result<()> {

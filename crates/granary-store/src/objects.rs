@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use granary_meta::command::{Command, Condition, Outcome, Refusal, VersionChange};
 use granary_meta::records::{
-    Attributes, BucketRecord, ObjectRecord, PartPlace, PartRecord, Parts, Retention, VersionBody, VersionRecord,
+    Attributes, BucketRecord, ObjectRecord, PartPlace, PartRecord, Parts, Retention, Sse, VersionBody, VersionRecord,
     Versioning,
 };
 use granary_types::limits::PART_BYTES_MAX;
@@ -14,7 +14,7 @@ use granary_types::{BucketName, ByteRange, ObjectKey, Timestamp, VersionId};
 
 use crate::api::{
     BodyOut, Claims, CopyRequest, CopyResponse, CopySource, DeleteRequest, DeleteResponse, GetRequest, ObjectInfo,
-    ObjectParts, Portion, PutRequest, PutResponse, Result,
+    ObjectParts, Portion, PutRequest, PutResponse, Result, Unlock,
 };
 use crate::condition::{check_copy_source, check_read, etag_matches};
 use crate::egress::{self, Piece};
@@ -22,6 +22,7 @@ use crate::error::StoreError;
 use crate::header::PartOf;
 use crate::ingest::IngestSpec;
 use crate::inner::{Inner, from_meta};
+use crate::sse::check_unlock;
 
 /// The version id to show: none where the bucket never had versioning.
 pub(crate) fn shown(bucket: &BucketRecord, version: VersionId) -> Option<VersionId> {
@@ -51,8 +52,9 @@ impl Inner {
     pub(crate) async fn put(&self, request: PutRequest) -> Result<PutResponse> {
         let bucket = self.bucket(&request.bucket)?;
         self.check_before_body(&bucket, &request.key, &request.condition)?;
-        let PutRequest { key, size_bytes, attributes, claims, condition, body, .. } = request;
-        let attributes = with_default_retention(&bucket, attributes, self.clock.now());
+        let PutRequest { key, size_bytes, attributes, claims, condition, customer_key, body, .. } = request;
+        let mut attributes = with_default_retention(&bucket, attributes, self.clock.now());
+        self.settle_sse(&mut attributes.sse).await?;
         let etag_mode = bucket.options.etag;
         let spec = IngestSpec {
             bucket: &bucket,
@@ -61,6 +63,7 @@ impl Inner {
             size_bytes,
             etag: etag_mode,
             attributes: &attributes,
+            customer_key: customer_key.as_ref(),
         };
         let ingested = self.ingest(spec, claims, body).await?;
         let mut part = ingested.part;
@@ -68,6 +71,7 @@ impl Inner {
         part.etag.clone_from(&etag);
         let checksum = part.checksum.clone();
         let parts = if size_bytes == 0 { Parts::Empty } else { Parts::One(Box::new(part)) };
+        let sse = attributes.sse.clone();
         let object = Box::new(ObjectRecord { size_bytes, etag, checksum, parts, attributes });
         let command = Command::PutVersion {
             bucket: bucket.id,
@@ -77,7 +81,7 @@ impl Inner {
             nonce: rand::random(),
             condition,
         };
-        put_response(&bucket, self.propose(command).await?)
+        put_response(&bucket, self.propose(command).await?, sse)
     }
 
     /// Preconditions that cannot hold are refused before the body is read. Only a courtesy: `apply` checks
@@ -152,6 +156,7 @@ impl Inner {
         let VersionRecord { version, created, body } = record;
         let VersionBody::Object(object) = body else { return Err(StoreError::NoSuchKey { delete_marker: None }) };
         let version = shown(bucket, version);
+        check_unlock(&object.attributes.sse, &request.unlock)?;
         check_read(&request.condition, &object.etag, created, version)?;
         let parts_count = match object.parts {
             Parts::Manifest { count, .. } => Some(count),
@@ -234,7 +239,7 @@ impl Inner {
         let bucket = self.bucket(&request.bucket)?;
         let (record, inline) = self.find_with_inline(&bucket, &request.key, request.version)?;
         let info = self.info(&bucket, record, &request)?;
-        let body = self.read(&bucket, &info.object, inline, info.range).await?;
+        let body = self.read(&bucket, &info.object, inline, info.range, &request.unlock).await?;
         Ok((info, body))
     }
 
@@ -245,9 +250,16 @@ impl Inner {
         object: &ObjectRecord,
         inline: Option<Bytes>,
         range: ByteRange,
+        unlock: &Unlock,
     ) -> Result<BodyOut> {
+        let customer_key = match unlock {
+            Unlock::Key(key) => Some(key),
+            Unlock::Plain | Unlock::Unneeded => None,
+        };
+        // Nothing is read before the keys are there: pieces keep the reaper away from their parts.
         let pieces = self.pieces(object, inline, range)?;
-        egress::body(self, self.bucket_key(bucket)?, pieces).await
+        let lock = self.open_lock(&object.attributes.sse, customer_key).await?;
+        egress::body(self, self.bucket_key(bucket).await?, lock, pieces).await
     }
 
     /// Looks up the source of a copy and checks its conditions.
@@ -255,6 +267,7 @@ impl Inner {
         let bucket = self.bucket(&source.bucket)?;
         let (record, inline) = self.find_with_inline(&bucket, &source.key, source.version)?;
         let object = record.object().ok_or(StoreError::NoSuchKey { delete_marker: None })?;
+        check_unlock(&object.attributes.sse, &source.unlock)?;
         check_copy_source(&source.condition, &object.etag, record.created)?;
         let range = match source.range {
             None => ByteRange::whole(object.size_bytes),
@@ -276,7 +289,7 @@ impl Inner {
         let onto_itself = request.source.bucket == request.bucket
             && request.source.key == request.key
             && request.source.version.is_none();
-        if onto_itself && request.replace_attributes.is_none() {
+        if onto_itself && request.replace_attributes.is_none() && !request.sse_asked {
             return Err(StoreError::CopyOntoItself);
         }
         let mut attributes = request.replace_attributes.unwrap_or_else(|| source.attributes.clone());
@@ -285,8 +298,9 @@ impl Inner {
         attributes.legal_hold = request.lock.legal_hold;
         attributes.owner = request.lock.owner;
         attributes.acl = request.lock.acl;
+        attributes.sse = request.sse;
         let algorithm = request.algorithm.or_else(|| source.checksum.as_ref().map(|checksum| checksum.algorithm));
-        let body = self.read(&source_bucket, source, inline, range).await?;
+        let body = self.read(&source_bucket, source, inline, range, &request.source.unlock).await?;
         let put = PutRequest {
             bucket: request.bucket,
             key: request.key,
@@ -294,6 +308,7 @@ impl Inner {
             attributes,
             claims: Claims { md5: None, checksum: None, algorithm, trailer: None },
             condition: request.condition,
+            customer_key: request.customer_key,
             body: copy_body(body),
         };
         Ok(CopyResponse { put: self.put(put).await?, source_version })
@@ -368,10 +383,10 @@ pub(crate) fn copy_body(body: BodyOut) -> crate::api::BodyIn {
 }
 
 /// A put's outcome as its answer.
-pub(crate) fn put_response(bucket: &BucketRecord, outcome: Outcome) -> Result<PutResponse> {
+pub(crate) fn put_response(bucket: &BucketRecord, outcome: Outcome, sse: Sse) -> Result<PutResponse> {
     match outcome {
         Outcome::Put { version, created, etag, checksum, size_bytes } => {
-            Ok(PutResponse { version: shown(bucket, version), etag, checksum, size_bytes, created })
+            Ok(PutResponse { version: shown(bucket, version), etag, checksum, size_bytes, created, sse })
         }
         other => Err(unexpected(&other)),
     }

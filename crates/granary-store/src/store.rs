@@ -7,19 +7,20 @@ use futures::future::BoxFuture;
 use granary_crypto::{KeyProvider, Secret32};
 use granary_meta::Proposer;
 use granary_meta::command::{BucketChange, VersionChange};
-use granary_meta::records::{BucketRecord, PartRecord, UploadRecord};
+use granary_meta::records::{BucketRecord, UploadRecord};
 use granary_stripe::StripeStore;
 use granary_types::{BucketName, Clock, ObjectKey, UploadId, VersionId};
 
 use crate::api::{
     BodyOut, CompleteRequest, CopyRequest, CopyResponse, CopySource, CreateBucketRequest, CreateUploadRequest,
-    DeleteRequest, DeleteResponse, GetRequest, ListPage, ListPartsPage, ListRequest, ListUploadsPage,
+    CustomerKey, DeleteRequest, DeleteResponse, GetRequest, ListPage, ListPartsPage, ListRequest, ListUploadsPage,
     ListUploadsRequest, ListVersionsPage, ListVersionsRequest, ObjectInfo, ObjectParts, ObjectStore, PutRequest,
-    PutResponse, Result, UploadPartRequest,
+    PutResponse, Result, UploadPartRequest, UploadedPart,
 };
 use crate::heal::{HealMode, HealState};
 use crate::inner::{Inner, StoreOptions};
 use crate::node::status::HealStatus;
+use crate::sse::KmsKeyInfo;
 use crate::stats::StoreStats;
 
 /// The object store of a node. Cheap to clone.
@@ -82,6 +83,30 @@ impl Store {
     /// The index's, or that the log takes no commands.
     pub async fn reap_now(&self) -> Result<usize> {
         self.inner.reap().await
+    }
+
+    /// The named keys (SSE-KMS).
+    ///
+    /// # Errors
+    /// The index's.
+    pub fn kms_keys(&self) -> Result<Vec<KmsKeyInfo>> {
+        self.inner.list_kms_keys()
+    }
+
+    /// Makes a named key (SSE-KMS). `false` if there is one of that name already.
+    ///
+    /// # Errors
+    /// `Invalid` for a name that cannot be, `KeysUnavailable`, or the log's.
+    pub async fn create_kms_key(&self, id: &str) -> Result<bool> {
+        self.inner.create_kms_key_once(id).await
+    }
+
+    /// Allows or forbids the use of a named key: what it locks cannot be read or written while it is disabled.
+    ///
+    /// # Errors
+    /// `NoSuchKmsKey`, or the log's.
+    pub async fn enable_kms_key(&self, id: &str, enabled: bool) -> Result<()> {
+        self.inner.enable_kms_key(id, enabled).await
     }
 
     /// The settings it runs with.
@@ -162,7 +187,7 @@ impl ObjectStore for Store {
         self.inner.create_upload(request).boxed()
     }
 
-    fn upload_part(&self, request: UploadPartRequest) -> BoxFuture<'_, Result<PartRecord>> {
+    fn upload_part(&self, request: UploadPartRequest) -> BoxFuture<'_, Result<UploadedPart>> {
         self.inner.upload_part(request).boxed()
     }
 
@@ -173,8 +198,9 @@ impl ObjectStore for Store {
         key: &'a ObjectKey,
         upload: UploadId,
         number: u16,
-    ) -> BoxFuture<'a, Result<(PartRecord, Option<VersionId>)>> {
-        self.inner.upload_part_copy(source, bucket, key, upload, number).boxed()
+        customer_key: Option<CustomerKey>,
+    ) -> BoxFuture<'a, Result<UploadedPart>> {
+        self.inner.upload_part_copy(source, bucket, key, upload, number, customer_key).boxed()
     }
 
     fn complete_upload(&self, request: CompleteRequest) -> BoxFuture<'_, Result<PutResponse>> {

@@ -8,7 +8,7 @@ use common::{TestStore, body_bytes, payload};
 use futures::TryStreamExt as _;
 use granary_drive::api::{DriveHealth, ShardStore as _};
 use granary_meta::command::Condition;
-use granary_store::api::{GetRequest, ObjectStore as _, Portion, ReadCondition};
+use granary_store::api::{GetRequest, ObjectStore as _, Portion, ReadCondition, Unlock};
 use granary_store::{HealMode, StoreError};
 use granary_types::{BucketName, ObjectKey, RangeSpec, Scheme};
 
@@ -21,6 +21,7 @@ fn request(bucket: &BucketName, key: &str, portion: Portion) -> GetRequest {
         version: None,
         portion,
         condition: ReadCondition::default(),
+        unlock: Unlock::Plain,
     }
 }
 

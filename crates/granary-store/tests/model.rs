@@ -12,7 +12,7 @@ use granary_meta::command::{BucketChange, CompletedPart, Condition, EtagMatch, R
 use granary_meta::records::Versioning;
 use granary_store::api::{
     CompleteRequest, CreateUploadRequest, DeleteRequest, GetRequest, ListRequest, ListVersionsRequest, ObjectStore,
-    Portion, ReadCondition,
+    Portion, ReadCondition, Unlock,
 };
 use granary_store::error::StoreError;
 use granary_types::{BucketName, ObjectKey, RangeSpec, VersionId};
@@ -99,6 +99,7 @@ fn get(bucket: &BucketName, key: &str, version: Option<VersionId>, portion: Port
         version,
         portion,
         condition: ReadCondition::default(),
+        unlock: Unlock::Plain,
     }
 }
 
@@ -277,6 +278,7 @@ async fn run(ops: Vec<Op>) {
                     checksum: None,
                     size_bytes: Some(whole.len() as u64),
                     condition: Condition::default(),
+                    customer_key: None,
                 };
                 let put = test.store.complete_upload(request).await.unwrap();
                 assert!(put.etag.ends_with(&format!("-{parts}")), "{}", put.etag);

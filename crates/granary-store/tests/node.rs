@@ -11,7 +11,9 @@ use std::time::Duration;
 use common::{attributes, body, body_bytes, no_claims, payload};
 use granary_crypto::MemoryKeyProvider;
 use granary_meta::command::Condition;
-use granary_store::api::{CreateBucketRequest, GetRequest, ObjectStore as _, Portion, PutRequest, ReadCondition};
+use granary_store::api::{
+    CreateBucketRequest, GetRequest, ObjectStore as _, Portion, PutRequest, ReadCondition, Unlock,
+};
 use granary_store::node::{Node, NodeError, NodeOptions};
 use granary_store::{Store, StoreError, StoreOptions};
 use granary_types::{BucketName, ObjectKey, Scheme, SystemClock};
@@ -56,6 +58,7 @@ async fn fill(store: &Store, bucket: &BucketName) {
             attributes: attributes(),
             claims: no_claims(),
             condition: Condition::default(),
+            customer_key: None,
             body: body(&bytes),
         };
         store.put(request).await.unwrap();
@@ -69,6 +72,7 @@ async fn read(store: &Store, bucket: &BucketName, key: &str) -> Result<Vec<u8>, 
         version: None,
         portion: Portion::Whole,
         condition: ReadCondition::default(),
+        unlock: Unlock::Plain,
     };
     let (_, body) = store.get(request).await?;
     Ok(body_bytes(body).await)

@@ -25,6 +25,9 @@ pub(crate) enum Command {
     /// Look after the drives of a running node
     #[command(subcommand)]
     Drive(DriveCommand),
+    /// Look after keys: those that everything is sealed with, and those that clients use
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Rebuild what is missing or damaged, and say what was done
     Heal(HealArgs),
     /// Say how a running node is
@@ -129,6 +132,52 @@ pub(crate) struct HealthArgs {
     pub(crate) node: NodeArgs,
 }
 
+/// `granary key ...`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Look after the keys that clients may name for SSE-KMS
+    #[command(subcommand)]
+    Kms(KmsCommand),
+}
+
+/// `granary key kms ...`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum KmsCommand {
+    /// Make a key; it never leaves the node
+    Create {
+        /// What clients name it by
+        id: String,
+        /// Which node.
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+    /// List the keys
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        /// Which node.
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+    /// Forbid the use of a key: what it locks can be neither read nor written
+    Disable {
+        /// The key
+        id: String,
+        /// Which node.
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+    /// Allow the use of a key again
+    Enable {
+        /// The key
+        id: String,
+        /// Which node.
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+}
+
 /// `granary heal`.
 #[derive(Debug, Args)]
 pub(crate) struct HealArgs {
@@ -207,6 +256,8 @@ mod tests {
             "granary drive replace d3 /mnt/7",
             "granary drive scrub",
             "granary heal",
+            "granary key kms create k1",
+            "granary key kms list --json",
             "granary status --json",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");

@@ -14,11 +14,11 @@ const POLL: Duration = Duration::from_millis(500);
 
 type Result<T> = std::result::Result<T, ClientError>;
 
-fn get(client: &Client, path: &str) -> Result<Value> {
+pub(crate) fn get(client: &Client, path: &str) -> Result<Value> {
     decode(client, &client.request("GET", path, &Value::Null)?)
 }
 
-fn post(client: &Client, path: &str, body: &Value) -> Result<Value> {
+pub(crate) fn post(client: &Client, path: &str, body: &Value) -> Result<Value> {
     decode(client, &client.request("POST", path, body)?)
 }
 
@@ -27,13 +27,13 @@ fn decode(client: &Client, bytes: &[u8]) -> Result<Value> {
         .map_err(|error| ClientError::Garbled { address: client.address(), why: error.to_string() })
 }
 
-fn say(text: &str) -> Result<()> {
+pub(crate) fn say(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())?;
     Ok(out.flush()?)
 }
 
-fn say_json(value: &Value) -> Result<()> {
+pub(crate) fn say_json(value: &Value) -> Result<()> {
     say(&format!("{value:#}\n"))
 }
 
@@ -245,7 +245,7 @@ fn drive_table(drives: &Value) -> String {
     out
 }
 
-fn word(value: &Value) -> String {
+pub(crate) fn word(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 

@@ -37,6 +37,7 @@ pub(crate) fn options(settings: &Settings) -> NodeOptions {
             garbage_quarantine: Duration::from_millis(store.garbage_quarantine_ms),
             orphan_grace: Duration::from_millis(store.orphan_grace_ms),
             sweep_interval: Duration::from_millis(store.sweep_interval_ms),
+            key_cache: Duration::from_millis(settings.keys.cache_ms),
             ..StoreOptions::default()
         },
         ..NodeOptions::default()
@@ -60,6 +61,7 @@ pub(crate) fn front_door(
         any_region: settings.s3.any_region,
         domains: settings.s3.domains.clone(),
         allow_sigv2: settings.s3.sigv2,
+        allow_customer_keys: !settings.plaintext_beyond_loopback() || settings.s3.customer_keys_in_the_clear,
         in_flight_max: settings.s3.requests_max as usize,
         host_id: node.cluster().to_string(),
         ..FrontConfig::default()

@@ -7,6 +7,7 @@ mod cli;
 mod commands;
 mod drive_list;
 mod engine;
+mod key_commands;
 mod logging;
 mod metrics;
 mod preset;
@@ -29,6 +30,8 @@ use settings::{Settings, SettingsError};
 
 /// Drive folders that `granary dev` makes when nothing is said.
 const DEV_DRIVES_DEFAULT: usize = 6;
+/// Keys for SSE-KMS that `granary dev` has when nothing is said: the ids that S3 test suites name.
+const DEV_KMS_KEYS: [&str; 2] = ["testkey-1", "testkey-2"];
 
 /// Why the program ended.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Command::Dev(args) => dev(args).map(|()| true),
         Command::Serve(args) => serve(args).map(|()| true),
         Command::Drive(command) => commands::drive(&command).map_err(Failure::from),
+        Command::Key(command) => key_commands::run(&command).map(|()| true).map_err(Failure::from),
         Command::Rebuild(args) => rebuild(args).map(|()| true),
         Command::Heal(args) => commands::heal(&args).map_err(Failure::from),
         Command::Status(args) => commands::status(&args).map(|()| true).map_err(Failure::from),
@@ -74,6 +78,9 @@ fn main() -> ExitCode {
 fn dev(args: DevArgs) -> Result<(), Failure> {
     let mut settings = Settings::default().overlay(std::env::vars())?;
     settings.node.data_dir = args.data;
+    if settings.keys.kms_keys.is_empty() {
+        settings.keys.kms_keys = DEV_KMS_KEYS.map(str::to_owned).to_vec();
+    }
     if let Some(listen) = args.listen {
         settings.s3.listen = listen;
     }

@@ -95,6 +95,14 @@ pub(crate) enum ServeError {
     /// The preset's buckets.
     #[error("preset: {0}")]
     Preset(#[from] granary_store::StoreError),
+    /// A key that the settings name.
+    #[error("keys.kms_keys: {id}: {source}")]
+    KmsKey {
+        /// Which.
+        id: String,
+        /// Why not.
+        source: granary_store::StoreError,
+    },
     /// The runtime, signals, standard output.
     #[error("{what}: {source}")]
     System {
@@ -256,6 +264,9 @@ async fn live(start: Start, data: DataDir) -> Result<(), ServeError> {
     let owner = Owner::root(node.cluster());
     if let Some(Preset::Ai) = preset {
         preset::ai(node.store(), &owner).await?;
+    }
+    for id in &settings.keys.kms_keys {
+        node.store().create_kms_key(id).await.map_err(|source| ServeError::KmsKey { id: id.clone(), source })?;
     }
     let credentials = Arc::new(Credentials::with_root(&keys.access_key, keys.secret.clone(), owner)?);
     let service = engine::front_door(&node, credentials, &settings, Arc::clone(&metrics))?;

@@ -9,10 +9,9 @@ use s3s::{S3Error, S3ErrorCode};
 
 use crate::context::Cx;
 use crate::convert;
-use crate::error::{Fail, bad_request, invalid_argument, invalid_request, not_implemented};
+use crate::error::{Fail, bad_request, invalid_argument};
 use crate::ops::grants;
 
-const SSE: HeaderName = HeaderName::from_static("x-amz-server-side-encryption");
 const STORAGE_CLASS: HeaderName = HeaderName::from_static("x-amz-storage-class");
 const WEBSITE_REDIRECT: HeaderName = HeaderName::from_static("x-amz-website-redirect-location");
 const TAGGING: HeaderName = HeaderName::from_static("x-amz-tagging");
@@ -29,14 +28,13 @@ fn text(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, S3Erro
     Ok((!text.is_empty()).then(|| text.to_owned()))
 }
 
-/// All attributes of a new object.
+/// All attributes of a new object but its encryption, which [`super::sse::of_write`] tells.
 pub(crate) fn of_request(
     cx: &Cx,
     bucket: &BucketRecord,
     headers: &HeaderMap,
     metadata: Option<dto::Metadata>,
 ) -> Result<Attributes, Fail> {
-    check_encryption(headers)?;
     let mut attributes = lock_of_request(headers)?;
     attributes.headers = system_headers(headers)?;
     attributes.user_metadata = user_metadata(metadata)?;
@@ -143,35 +141,6 @@ fn user_metadata(metadata: Option<dto::Metadata>) -> Result<Vec<(String, String)
     Ok(pairs)
 }
 
-/// SSE-S3 is what everything gets; nothing else is pretended.
-pub(crate) fn check_encryption(headers: &HeaderMap) -> Result<(), S3Error> {
-    match text(headers, &SSE)?.as_deref() {
-        None | Some("AES256") => {}
-        Some("aws:kms" | "aws:kms:dsse") => {
-            return Err(not_implemented("SSE-KMS is not implemented; objects are always encrypted (SSE-S3, AES256)"));
-        }
-        Some(_) => {
-            return Err(S3Error::with_message(
-                S3ErrorCode::InvalidEncryptionAlgorithmError,
-                "The encryption request you specified is not valid. The valid value is AES256.",
-            ));
-        }
-    }
-    let is_sse_c = |name: &HeaderName| {
-        name.as_str().starts_with("x-amz-server-side-encryption-customer-")
-            || name.as_str().starts_with("x-amz-copy-source-server-side-encryption-customer-")
-    };
-    if headers.keys().any(is_sse_c) {
-        return Err(not_implemented("SSE-C (x-amz-server-side-encryption-customer-*) is not implemented"));
-    }
-    if headers.contains_key("x-amz-server-side-encryption-aws-kms-key-id") {
-        return Err(invalid_request(
-            "x-amz-server-side-encryption-aws-kms-key-id needs aws:kms, which is not implemented",
-        ));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,14 +172,6 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_refused() {
-        for pair in [
-            ("x-amz-server-side-encryption", "aws:kms"),
-            ("x-amz-server-side-encryption", "rot13"),
-            ("x-amz-server-side-encryption-customer-key", "k"),
-        ] {
-            assert!(check_encryption(&headers(&[pair])).is_err(), "{pair:?}");
-        }
-        assert!(check_encryption(&headers(&[("x-amz-server-side-encryption", "AES256")])).is_ok());
         assert!(system_headers(&headers(&[("x-amz-storage-class", "GLACIER")])).is_err());
         assert!(lock_of_request(&headers(&[("x-amz-object-lock-mode", "GOVERNANCE")])).is_err());
     }

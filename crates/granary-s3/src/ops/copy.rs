@@ -1,6 +1,6 @@
 //! CopyObject and UploadPartCopy.
 
-use granary_store::api::{CopyRequest, CopySource, ReadCondition};
+use granary_store::api::{CopyRequest, CopySource, ReadCondition, UploadedPart};
 use http::{HeaderMap, HeaderName};
 use s3s::dto::{
     self, CopyObjectInput, CopyObjectOutput, CopyObjectResult, CopyPartResult, UploadPartCopyInput,
@@ -13,7 +13,7 @@ use crate::context::Cx;
 use crate::convert;
 use crate::error::{Fail, invalid_argument, not_implemented};
 use crate::front::{FrontDoor, Outcome};
-use crate::ops::{attributes, lock, sse_s3, write_condition};
+use crate::ops::{attributes, lock, sse, write_condition};
 
 const SOURCE_IF_MATCH: HeaderName = HeaderName::from_static("x-amz-copy-source-if-match");
 const SOURCE_IF_NONE_MATCH: HeaderName = HeaderName::from_static("x-amz-copy-source-if-none-match");
@@ -39,6 +39,7 @@ fn source(
             if_unmodified_since: since.1.map(convert::from_timestamp),
         },
         range: None,
+        unlock: sse::of_source(front, headers)?,
     })
 }
 
@@ -96,6 +97,7 @@ pub(crate) async fn copy_object(
     let directive = input.metadata_directive.as_ref().map(dto::MetadataDirective::as_str);
     let tagging_directive = input.tagging_directive.as_ref().map(dto::TaggingDirective::as_str);
     let replace_tags = replaces(tagging_directive, "tagging")?.then(|| asked.tags.clone());
+    let encryption = sse::of_write(front, &record, &headers)?;
     let copied = front
         .store
         .copy(CopyRequest {
@@ -106,12 +108,17 @@ pub(crate) async fn copy_object(
             replace_tags,
             algorithm: checksums::asked_algorithm(&headers)?,
             lock,
+            sse: encryption.sse,
+            sse_asked: encryption.is_named,
+            customer_key: encryption.key,
             condition: write_condition(&headers)?,
         })
         .await
         .map_err(source_fail)?;
     let sums = Fields::of(copied.put.checksum.as_ref());
+    let encryption = sse::Fields::of(&copied.put.sse);
     Ok(S3Response::new(CopyObjectOutput {
+        bucket_key_enabled: encryption.bucket_key_enabled,
         copy_object_result: Some(CopyObjectResult {
             checksum_crc32: sums.crc32,
             checksum_crc32c: sums.crc32c,
@@ -123,7 +130,11 @@ pub(crate) async fn copy_object(
             last_modified: Some(convert::timestamp(copied.put.created)),
         }),
         copy_source_version_id: copied.source_version.map(|version| version.to_string()),
-        server_side_encryption: sse_s3(),
+        server_side_encryption: encryption.method,
+        sse_customer_algorithm: encryption.customer_algorithm,
+        sse_customer_key_md5: encryption.customer_key_md5,
+        ssekms_encryption_context: encryption.context,
+        ssekms_key_id: encryption.kms_key_id,
         version_id: copied.put.version.map(|version| version.to_string()),
         ..CopyObjectOutput::default()
     }))
@@ -135,7 +146,7 @@ pub(crate) async fn upload_part_copy(
     request: S3Request<UploadPartCopyInput>,
 ) -> Outcome<UploadPartCopyOutput> {
     let S3Request { input, headers, .. } = request;
-    attributes::check_encryption(&headers)?;
+    let customer_key = sse::customer_key(front, &headers, &sse::OWN)?;
     let bucket = front.named(&input.bucket, input.expected_bucket_owner.as_deref())?;
     let since = (input.copy_source_if_modified_since, input.copy_source_if_unmodified_since);
     let mut source = source(front, &input.copy_source, input.expected_source_bucket_owner.as_deref(), &headers, since)?;
@@ -143,18 +154,20 @@ pub(crate) async fn upload_part_copy(
     let key = convert::object_key(input.key)?;
     let upload = convert::upload_id(&input.upload_id)?;
     let number = convert::part_number(input.part_number)?;
-    let (part, source_version) =
-        front.store.upload_part_copy(source, &bucket, &key, upload, number).await.map_err(|error| match error {
-            // Of a copy, S3 calls a range outside the source an invalid argument.
-            granary_store::StoreError::InvalidRange { size_bytes } => S3Error::with_message(
-                S3ErrorCode::InvalidArgument,
-                format!("Range specified is not valid for source object of size: {size_bytes}"),
-            )
-            .into(),
-            other => source_fail(other),
-        })?;
+    let copied = front.store.upload_part_copy(source, &bucket, &key, upload, number, customer_key).await;
+    let UploadedPart { part, sse, source_version } = copied.map_err(|error| match error {
+        // Of a copy, S3 calls a range outside the source an invalid argument.
+        granary_store::StoreError::InvalidRange { size_bytes } => S3Error::with_message(
+            S3ErrorCode::InvalidArgument,
+            format!("Range specified is not valid for source object of size: {size_bytes}"),
+        )
+        .into(),
+        other => source_fail(other),
+    })?;
     let sums = Fields::of(part.checksum.as_ref());
+    let encryption = sse::Fields::of(&sse);
     Ok(S3Response::new(UploadPartCopyOutput {
+        bucket_key_enabled: encryption.bucket_key_enabled,
         copy_part_result: Some(CopyPartResult {
             checksum_crc32: sums.crc32,
             checksum_crc32c: sums.crc32c,
@@ -165,7 +178,10 @@ pub(crate) async fn upload_part_copy(
             last_modified: Some(convert::timestamp(part.created)),
         }),
         copy_source_version_id: source_version.map(|version| version.to_string()),
-        server_side_encryption: sse_s3(),
+        server_side_encryption: encryption.method,
+        sse_customer_algorithm: encryption.customer_algorithm,
+        sse_customer_key_md5: encryption.customer_key_md5,
+        ssekms_key_id: encryption.kms_key_id,
         ..UploadPartCopyOutput::default()
     }))
 }

@@ -15,11 +15,12 @@ use crate::front::{FrontDoor, Outcome};
 use crate::ops::access::{malformed_xml, set};
 
 /// The bucket's document that holds the configuration, as XML.
-const DOCUMENT: &str = "encryption";
+pub(crate) const DOCUMENT: &str = "encryption";
 /// Characters of a key's id or ARN, at most.
 const KEY_ID_CHARS_MAX: usize = 2048;
 
-fn parse(document: &[u8]) -> Option<ServerSideEncryptionConfiguration> {
+/// The configuration as it is kept.
+pub(crate) fn parse(document: &[u8]) -> Option<ServerSideEncryptionConfiguration> {
     let mut xml = s3s::xml::Deserializer::new(document);
     ServerSideEncryptionConfiguration::deserialize(&mut xml).ok()
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use granary_meta::command::VersionChange;
 use granary_meta::records::{Attributes, Retention};
-use granary_store::api::{GetRequest, ObjectInfo, Portion, ReadCondition};
+use granary_store::api::{GetRequest, ObjectInfo, Portion, ReadCondition, Unlock};
 use granary_types::BucketName;
 use s3s::dto::{
     self, GetObjectLegalHoldInput, GetObjectLegalHoldOutput, GetObjectLockConfigurationInput,
@@ -54,6 +54,7 @@ pub(crate) async fn version_info(
         version: convert::version_id(version)?,
         portion: Portion::Whole,
         condition: ReadCondition::default(),
+        unlock: Unlock::Unneeded,
     };
     Ok(front.store.head(request).await?)
 }

@@ -15,21 +15,16 @@ pub(crate) mod lock;
 pub(crate) mod multipart;
 pub(crate) mod read;
 pub(crate) mod settings;
+pub(crate) mod sse;
 pub(crate) mod tagging;
 pub(crate) mod write;
 
 use granary_meta::command::Condition;
 use http::HeaderMap;
 use http::header::{IF_MATCH, IF_NONE_MATCH};
-use s3s::dto;
 
 use crate::convert;
 use crate::error::{Fail, not_implemented};
-
-/// Everything at rest is sealed, and reported as S3's own encryption.
-pub(crate) fn sse_s3() -> Option<dto::ServerSideEncryption> {
-    Some(dto::ServerSideEncryption::from_static(dto::ServerSideEncryption::AES256))
-}
 
 /// Preconditions of a write. `If-None-Match` with an ETag is not in S3: a client that sends one must not
 /// believe that it held.

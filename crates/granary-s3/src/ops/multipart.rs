@@ -3,6 +3,7 @@
 use granary_meta::command::CompletedPart;
 use granary_store::api::{
     CompleteRequest, CreateUploadRequest, ListPartsPage, ListUploadsPage, ListUploadsRequest, UploadPartRequest,
+    UploadedPart,
 };
 use granary_types::{ChecksumAlgorithm, ChecksumKind};
 use http::header::HOST;
@@ -20,7 +21,7 @@ use crate::convert::{self, Encoder};
 use crate::error::{Fail, invalid_argument, invalid_request};
 use crate::front::{FrontDoor, Outcome};
 use crate::ops::write::announced_bytes;
-use crate::ops::{attributes, lock, sse_s3, write_condition};
+use crate::ops::{attributes, lock, sse, write_condition};
 
 fn standard() -> Option<dto::StorageClass> {
     Some(dto::StorageClass::from_static(dto::StorageClass::STANDARD))
@@ -68,7 +69,8 @@ pub(crate) async fn create_multipart_upload(
     let S3Request { input, headers, .. } = request;
     let bucket = front.named(&input.bucket, input.expected_bucket_owner.as_deref())?;
     let record = front.bucket(&bucket, None)?;
-    let attributes = attributes::of_request(cx, &record, &headers, input.metadata)?;
+    let mut attributes = attributes::of_request(cx, &record, &headers, input.metadata)?;
+    attributes.sse = sse::of_write(front, &record, &headers)?.sse;
     lock::check_allowed(front, &bucket, &attributes)?;
     let asked = checksums::asked_algorithm(&headers)?;
     let (algorithm, kind) = checksum_asked(asked, checksums::kind(input.checksum_type.as_ref())?)?;
@@ -83,13 +85,19 @@ pub(crate) async fn create_multipart_upload(
             checksum_kind: asked.map(|_| kind),
         })
         .await?;
+    let encryption = sse::Fields::of(&upload.attributes.sse);
     Ok(S3Response::new(CreateMultipartUploadOutput {
+        bucket_key_enabled: encryption.bucket_key_enabled,
         bucket: Some(input.bucket),
         // Told only to who asked: clients send part checksums of the algorithm they are told.
         checksum_algorithm: asked.map(checksums::algorithm_name),
         checksum_type: asked.map(|_| checksums::kind_name(kind)),
         key: Some(input.key),
-        server_side_encryption: sse_s3(),
+        server_side_encryption: encryption.method,
+        sse_customer_algorithm: encryption.customer_algorithm,
+        sse_customer_key_md5: encryption.customer_key_md5,
+        ssekms_encryption_context: encryption.context,
+        ssekms_key_id: encryption.kms_key_id,
         upload_id: Some(upload.id.to_string()),
         ..CreateMultipartUploadOutput::default()
     }))
@@ -101,8 +109,7 @@ pub(crate) async fn upload_part(
     request: S3Request<UploadPartInput>,
 ) -> Outcome<UploadPartOutput> {
     let S3Request { input, headers, trailing_headers, .. } = request;
-    attributes::check_encryption(&headers)?;
-    let part = front
+    let UploadedPart { part, sse, .. } = front
         .store
         .upload_part(UploadPartRequest {
             bucket: front.named(&input.bucket, input.expected_bucket_owner.as_deref())?,
@@ -112,18 +119,24 @@ pub(crate) async fn upload_part(
             size_bytes: announced_bytes(input.body.as_ref(), &headers)?,
             // Without a claim the store makes the checksum that the upload was begun with.
             claims: checksums::claims(&headers, trailing_headers, None)?,
+            customer_key: sse::customer_key(front, &headers, &sse::OWN)?,
             body: body::incoming(input.body, cx.trace.clone()),
         })
         .await?;
     let sums = Fields::of(part.checksum.as_ref());
+    let encryption = sse::Fields::of(&sse);
     Ok(S3Response::new(UploadPartOutput {
+        bucket_key_enabled: encryption.bucket_key_enabled,
         checksum_crc32: sums.crc32,
         checksum_crc32c: sums.crc32c,
         checksum_crc64nvme: sums.crc64nvme,
         checksum_sha1: sums.sha1,
         checksum_sha256: sums.sha256,
         e_tag: Some(convert::etag(&part.etag)),
-        server_side_encryption: sse_s3(),
+        server_side_encryption: encryption.method,
+        sse_customer_algorithm: encryption.customer_algorithm,
+        sse_customer_key_md5: encryption.customer_key_md5,
+        ssekms_key_id: encryption.kms_key_id,
         ..UploadPartOutput::default()
     }))
 }
@@ -157,7 +170,6 @@ pub(crate) async fn complete_multipart_upload(
     request: S3Request<CompleteMultipartUploadInput>,
 ) -> Outcome<CompleteMultipartUploadOutput> {
     let S3Request { input, headers, .. } = request;
-    attributes::check_encryption(&headers)?;
     let kind = checksums::kind(input.checksum_type.as_ref())?;
     let mut checksum = checksums::from_headers(&headers, kind.or_else(|| composite_by_form(&headers)))?;
     let parts = completed_parts(input.multipart_upload)?;
@@ -181,12 +193,16 @@ pub(crate) async fn complete_multipart_upload(
             checksum,
             size_bytes,
             condition: write_condition(&headers)?,
+            customer_key: sse::customer_key(front, &headers, &sse::OWN)?,
         })
         .await?;
     let sums = Fields::of(put.checksum.as_ref());
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let path = convert::percent_encode(&format!("{}/{}", input.bucket, input.key));
-    Ok(S3Response::new(CompleteMultipartUploadOutput {
+    let encryption = sse::Fields::of(&put.sse);
+    let customer = encryption.customer_headers();
+    let output = CompleteMultipartUploadOutput {
+        bucket_key_enabled: encryption.bucket_key_enabled,
         bucket: Some(input.bucket),
         checksum_crc32: sums.crc32,
         checksum_crc32c: sums.crc32c,
@@ -197,10 +213,12 @@ pub(crate) async fn complete_multipart_upload(
         e_tag: Some(convert::etag(&put.etag)),
         key: Some(input.key),
         location: Some(format!("http://{host}/{path}")),
-        server_side_encryption: sse_s3(),
+        server_side_encryption: encryption.method,
+        ssekms_key_id: encryption.kms_key_id,
         version_id: put.version.map(|version| version.to_string()),
         ..CompleteMultipartUploadOutput::default()
-    }))
+    };
+    Ok(S3Response::with_headers(output, customer))
 }
 
 /// A value with `-N` says itself that it is composite.

@@ -1,6 +1,6 @@
 //! GetObject, HeadObject, GetObjectAttributes.
 
-use granary_meta::records::{ObjectRecord, Sse};
+use granary_meta::records::ObjectRecord;
 use granary_store::api::{GetRequest, ObjectInfo, Portion, ReadCondition};
 use granary_types::{Checksum, RangeSpec};
 use http::header::{EXPIRES, HeaderMap, HeaderValue, IF_MATCH, IF_NONE_MATCH};
@@ -14,7 +14,7 @@ use crate::checksums::{self, Fields};
 use crate::context::Cx;
 use crate::error::{Fail, invalid_argument, invalid_request};
 use crate::front::{FrontDoor, Outcome};
-use crate::ops::{attributes, sse_s3};
+use crate::ops::{attributes, sse};
 use crate::{body, convert};
 
 /// Content type of objects stored without one.
@@ -33,7 +33,7 @@ struct Asked<'a> {
 }
 
 fn get_request(front: &FrontDoor, asked: Asked<'_>, headers: &HeaderMap) -> Result<GetRequest, Fail> {
-    attributes::check_encryption(headers)?;
+    let unlock = sse::of_read(front, headers)?;
     let portion = match (asked.range, asked.part) {
         (Some(_), Some(_)) => {
             return Err(invalid_request("Cannot specify both Range header and partNumber query parameter").into());
@@ -56,6 +56,7 @@ fn get_request(front: &FrontDoor, asked: Asked<'_>, headers: &HeaderMap) -> Resu
             if_modified_since: asked.modified_since.map(convert::from_timestamp),
             if_unmodified_since: asked.unmodified_since.map(convert::from_timestamp),
         },
+        unlock,
     })
 }
 
@@ -83,7 +84,7 @@ struct Shown {
     metadata: Option<dto::Metadata>,
     retention: Option<(dto::ObjectLockMode, dto::Timestamp)>,
     legal_hold: Option<dto::ObjectLockLegalHoldStatus>,
-    encryption: Option<dto::ServerSideEncryption>,
+    encryption: sse::Fields,
     storage_class: Option<dto::StorageClass>,
     /// Sent as it was stored.
     expires: Option<HeaderValue>,
@@ -103,10 +104,7 @@ impl Shown {
                 (dto::ObjectLockMode::from_static(mode), convert::timestamp(retention.until))
             }),
             legal_hold: attributes.legal_hold.then(on),
-            encryption: match attributes.sse {
-                Sse::S3 => sse_s3(),
-                Sse::Kms { .. } | Sse::Customer { .. } => None,
-            },
+            encryption: sse::Fields::of(&attributes.sse),
             storage_class: attributes.headers.storage_class.clone().map(dto::StorageClass::from),
             expires: attributes.headers.expires.as_deref().and_then(|text| HeaderValue::from_str(text).ok()),
         }
@@ -154,6 +152,7 @@ pub(crate) async fn get_object(
     let (lock_mode, lock_until) = shown.retention.unzip();
     let output = GetObjectOutput {
         accept_ranges: Some("bytes".to_owned()),
+        bucket_key_enabled: shown.encryption.bucket_key_enabled,
         body: Some(body::outgoing(bytes, len, cx.trace.clone())),
         cache_control: system.cache_control,
         checksum_crc32: sums.crc32,
@@ -175,7 +174,10 @@ pub(crate) async fn get_object(
         object_lock_mode: lock_mode,
         object_lock_retain_until_date: lock_until,
         parts_count: parts_count(info.parts_count, is_part),
-        server_side_encryption: shown.encryption,
+        server_side_encryption: shown.encryption.method,
+        sse_customer_algorithm: shown.encryption.customer_algorithm,
+        sse_customer_key_md5: shown.encryption.customer_key_md5,
+        ssekms_key_id: shown.encryption.kms_key_id,
         storage_class: shown.storage_class,
         tag_count,
         version_id: info.version.map(|version| version.to_string()),
@@ -217,6 +219,7 @@ pub(crate) async fn head_object(
     let (lock_mode, lock_until) = shown.retention.unzip();
     let output = HeadObjectOutput {
         accept_ranges: Some("bytes".to_owned()),
+        bucket_key_enabled: shown.encryption.bucket_key_enabled,
         cache_control: overrides.cache_control.or(system.cache_control),
         checksum_crc32: sums.crc32,
         checksum_crc32c: sums.crc32c,
@@ -238,7 +241,10 @@ pub(crate) async fn head_object(
         object_lock_mode: lock_mode,
         object_lock_retain_until_date: lock_until,
         parts_count: parts_count(info.parts_count, is_part),
-        server_side_encryption: shown.encryption,
+        server_side_encryption: shown.encryption.method,
+        sse_customer_algorithm: shown.encryption.customer_algorithm,
+        sse_customer_key_md5: shown.encryption.customer_key_md5,
+        ssekms_key_id: shown.encryption.kms_key_id,
         storage_class: shown.storage_class,
         version_id: info.version.map(|version| version.to_string()),
         website_redirect_location: system.website_redirect,
@@ -276,7 +282,7 @@ pub(crate) async fn get_object_attributes(
     request: S3Request<GetObjectAttributesInput>,
 ) -> Outcome<GetObjectAttributesOutput> {
     let S3Request { input, headers, .. } = request;
-    attributes::check_encryption(&headers)?;
+    let unlock = sse::of_read(front, &headers)?;
     let wanted = Wanted::of(&input.object_attributes)?;
     let info = front
         .store
@@ -286,6 +292,7 @@ pub(crate) async fn get_object_attributes(
             version: convert::version_id(input.version_id.as_deref())?,
             portion: Portion::Whole,
             condition: ReadCondition::default(),
+            unlock,
         })
         .await?;
     let object_parts = match info.parts_count {

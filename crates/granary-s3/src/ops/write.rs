@@ -10,7 +10,7 @@ use crate::checksums::{self, Fields};
 use crate::context::Cx;
 use crate::error::Fail;
 use crate::front::{FrontDoor, Outcome};
-use crate::ops::{attributes, lock, sse_s3, write_condition};
+use crate::ops::{attributes, lock, sse, write_condition};
 use crate::{body, convert};
 
 pub(crate) async fn put_object(
@@ -24,7 +24,9 @@ pub(crate) async fn put_object(
     }
     let bucket = front.named(&input.bucket, input.expected_bucket_owner.as_deref())?;
     let record = front.bucket(&bucket, None)?;
-    let attributes = attributes::of_request(cx, &record, &headers, input.metadata)?;
+    let mut attributes = attributes::of_request(cx, &record, &headers, input.metadata)?;
+    let encryption = sse::of_write(front, &record, &headers)?;
+    attributes.sse = encryption.sse;
     lock::check_allowed(front, &bucket, &attributes)?;
     let size_bytes = announced_bytes(input.body.as_ref(), &headers)?;
     let put = front
@@ -36,6 +38,7 @@ pub(crate) async fn put_object(
             attributes,
             claims: checksums::claims(&headers, trailing_headers, Some(checksums::DEFAULT_ALGORITHM))?,
             condition: write_condition(&headers)?,
+            customer_key: encryption.key,
             body: body::incoming(input.body, cx.trace.clone()),
         })
         .await?;
@@ -44,7 +47,9 @@ pub(crate) async fn put_object(
 
 fn output(put: &PutResponse) -> PutObjectOutput {
     let sums = Fields::of(put.checksum.as_ref());
+    let encryption = sse::Fields::of(&put.sse);
     PutObjectOutput {
+        bucket_key_enabled: encryption.bucket_key_enabled,
         checksum_crc32: sums.crc32,
         checksum_crc32c: sums.crc32c,
         checksum_crc64nvme: sums.crc64nvme,
@@ -52,7 +57,11 @@ fn output(put: &PutResponse) -> PutObjectOutput {
         checksum_sha256: sums.sha256,
         checksum_type: sums.kind,
         e_tag: Some(convert::etag(&put.etag)),
-        server_side_encryption: sse_s3(),
+        server_side_encryption: encryption.method,
+        sse_customer_algorithm: encryption.customer_algorithm,
+        sse_customer_key_md5: encryption.customer_key_md5,
+        ssekms_encryption_context: encryption.context,
+        ssekms_key_id: encryption.kms_key_id,
         version_id: put.version.map(|version| version.to_string()),
         ..PutObjectOutput::default()
     }

@@ -17,9 +17,9 @@ use granary_meta::records::{
 use granary_store::StoreError;
 use granary_store::api::{
     BodyIn, BodyOut, Claims, CompleteRequest, CopyRequest, CopyResponse, CopySource, CreateBucketRequest,
-    CreateUploadRequest, DeleteRequest, DeleteResponse, GetRequest, ListPage, ListPartsPage, ListRequest,
+    CreateUploadRequest, CustomerKey, DeleteRequest, DeleteResponse, GetRequest, ListPage, ListPartsPage, ListRequest,
     ListUploadsPage, ListUploadsRequest, ListVersionsPage, ListVersionsRequest, ObjectInfo, ObjectParts, ObjectStore,
-    Portion, PutRequest, PutResponse, ReadCondition, Result, UploadPartRequest,
+    Portion, PutRequest, PutResponse, ReadCondition, Result, UploadPartRequest, UploadedPart,
 };
 use granary_types::{
     BucketId, BucketName, ByteRange, Checksum, ChecksumAlgorithm, ChecksumHasher, ObjectKey, PartId, Timestamp,
@@ -270,6 +270,7 @@ impl Twin {
             version: source.version,
             portion,
             condition,
+            unlock: source.unlock.clone(),
         };
         self.with(&source.bucket, |bucket| bucket.info(&request))
     }
@@ -287,8 +288,9 @@ impl Twin {
         self.with(name, |bucket| {
             bucket.check(key, condition)?;
             let (etag, checksum, size_bytes) = (object.etag.clone(), object.checksum.clone(), object.size_bytes);
+            let sse = object.attributes.sse.clone();
             let version = bucket.add(key, created, VersionBody::Object(Box::new(object)), bytes, parts);
-            Ok(PutResponse { version: bucket.shown(version), etag, checksum, size_bytes, created })
+            Ok(PutResponse { version: bucket.shown(version), etag, checksum, size_bytes, created, sse })
         })
     }
 }
@@ -410,7 +412,7 @@ impl ObjectStore for Twin {
             let is_onto_itself = request.source.bucket == request.bucket
                 && request.source.key == request.key
                 && request.source.version.is_none();
-            if is_onto_itself && request.replace_attributes.is_none() {
+            if is_onto_itself && request.replace_attributes.is_none() && !request.sse_asked {
                 return Err(StoreError::CopyOntoItself);
             }
             let tags = request.replace_tags.unwrap_or_else(|| info.object.attributes.tags.clone());
@@ -420,6 +422,7 @@ impl ObjectStore for Twin {
             attributes.legal_hold = request.lock.legal_hold;
             attributes.owner = request.lock.owner;
             attributes.acl = request.lock.acl;
+            attributes.sse = request.sse;
             let algorithm = request
                 .algorithm
                 .or(info.object.checksum.as_ref().map(|c| c.algorithm))
@@ -597,7 +600,7 @@ impl ObjectStore for Twin {
         Box::pin(async move { result })
     }
 
-    fn upload_part(&self, request: UploadPartRequest) -> BoxFuture<'_, Result<PartRecord>> {
+    fn upload_part(&self, request: UploadPartRequest) -> BoxFuture<'_, Result<UploadedPart>> {
         Box::pin(async move {
             let algorithm = self.with(&request.bucket, |bucket| {
                 let upload = upload_of(bucket, request.upload, &request.key)?;
@@ -609,7 +612,7 @@ impl ObjectStore for Twin {
                 upload_of(bucket, request.upload, &request.key)?;
                 let upload = bucket.uploads.get_mut(&request.upload).ok_or(StoreError::NoSuchUpload)?;
                 upload.parts.insert(request.number, (part.clone(), bytes));
-                Ok(part)
+                Ok(UploadedPart { part, sse: upload.record.attributes.sse.clone(), source_version: None })
             })
         })
     }
@@ -621,7 +624,8 @@ impl ObjectStore for Twin {
         key: &'a ObjectKey,
         upload: UploadId,
         number: u16,
-    ) -> BoxFuture<'a, Result<(PartRecord, Option<VersionId>)>> {
+        _customer_key: Option<CustomerKey>,
+    ) -> BoxFuture<'a, Result<UploadedPart>> {
         Box::pin(async move {
             let (info, mut bytes) = self.source(&source)?;
             if let Some((first, last)) = source.range {
@@ -641,7 +645,8 @@ impl ObjectStore for Twin {
                     });
                 let part = self.part(&bytes, checksum);
                 upload.parts.insert(number, (part.clone(), bytes));
-                Ok((part, info.version))
+                let sse = upload.record.attributes.sse.clone();
+                Ok(UploadedPart { part, sse, source_version: info.version })
             })
         })
     }

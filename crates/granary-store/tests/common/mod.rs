@@ -12,11 +12,11 @@ use granary_drive::api::ShardStore as _;
 use granary_drive::buf::BufPool;
 use granary_drive::testing::MemoryDrive;
 use granary_meta::command::{Command, Condition, Outcome};
-use granary_meta::records::{Attributes, BucketOptions, PartRecord};
+use granary_meta::records::{Attributes, BucketOptions, PartRecord, Sse};
 use granary_meta::{MemoryProposer, Proposer};
 use granary_store::api::{
     BodyIn, BodyOut, Claims, CopyRequest, CopyResponse, CopySource, CreateBucketRequest, ObjectStore as _, PutRequest,
-    PutResponse, ReadCondition, UploadPartRequest,
+    PutResponse, ReadCondition, Unlock, UploadPartRequest,
 };
 use granary_store::{Store, StoreError, StoreOptions};
 use granary_stripe::{DriveSet, StripeOptions, StripeStore};
@@ -152,6 +152,7 @@ impl TestStore {
             attributes: attributes(),
             claims: no_claims(),
             condition,
+            customer_key: None,
             body: body(bytes),
         };
         self.store.put(request).await
@@ -165,6 +166,7 @@ impl TestStore {
                 version: None,
                 condition: ReadCondition::default(),
                 range: None,
+                unlock: Unlock::Plain,
             },
             bucket: bucket.clone(),
             key: ObjectKey::new(to).unwrap(),
@@ -172,6 +174,9 @@ impl TestStore {
             replace_tags: None,
             algorithm: None,
             lock: attributes(),
+            sse: Sse::S3,
+            sse_asked: false,
+            customer_key: None,
             condition: Condition::default(),
         };
         self.store.copy(request).await
@@ -192,9 +197,10 @@ impl TestStore {
             number,
             size_bytes: bytes.len() as u64,
             claims: no_claims(),
+            customer_key: None,
             body: body(bytes),
         };
-        self.store.upload_part(request).await
+        Ok(self.store.upload_part(request).await?.part)
     }
 
     /// Frees all garbage now.

@@ -5,6 +5,7 @@
 mod auth;
 pub(crate) mod client;
 mod drives;
+mod keys;
 pub(crate) mod runfile;
 
 use std::convert::Infallible;
@@ -178,6 +179,7 @@ impl Admin {
                 let deep = body["deep"].as_bool().unwrap_or(false);
                 Ok(json!({ "started": node.start_heal(deep) }))
             }
+            (_, path) if path.starts_with("/admin/v1/keys") => keys::answer(node, method, path, body).await,
             ("GET", "/admin/v1/heal") => Ok(json!(node.heal_status())),
             _ => Err(Refusal(StatusCode::NOT_FOUND, format!("there is no {method} {path}"))),
         }

@@ -124,6 +124,7 @@ impl Settings {
             ("s3.header_timeout_ms", s3.header_timeout_ms, false),
             ("s3.idle_timeout_ms", s3.idle_timeout_ms, false),
             ("s3.stall_timeout_ms", s3.stall_timeout_ms, false),
+            ("keys.cache_ms", self.keys.cache_ms, true),
             ("store.ingest_wait_ms", store.ingest_wait_ms, true),
             ("store.garbage_quarantine_ms", store.garbage_quarantine_ms, true),
             ("store.orphan_grace_ms", store.orphan_grace_ms, true),

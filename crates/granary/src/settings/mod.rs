@@ -161,6 +161,9 @@ settings! {
         /// Take requests signed with the old Signature Version 2, which boto3 still makes when it presigns for a custom
         /// endpoint in `us-east-1`.
         sigv2: bool = true,
+        /// Take keys that clients send with their requests (SSE-C) over plain HTTP from other machines too, where whoever
+        /// listens on the way learns them. Over TLS and on loopback they are taken always.
+        customer_keys_in_the_clear: bool = false,
     }
 
     /// Objects: how they are kept, and when what is deleted is freed.
@@ -195,6 +198,12 @@ settings! {
         /// File with the root sealing key, 0600; made when it does not exist and the drives are new. Not set:
         /// `root.key` in `node.data_dir`. Keep a copy elsewhere: without it nothing on the drives can be read.
         root_key_file: Option<PathBuf> = None,
+        /// How long an opened key is kept in memory before the key provider is asked again, in milliseconds. When the
+        /// provider is gone for longer than this, what needs it is refused (503) until it is back.
+        cache_ms: u64 = 300_000,
+        /// Ids of the keys that clients may name for SSE-KMS; those that are not there yet are made at start. More can be
+        /// made with `granary key kms create`.
+        kms_keys: Vec<String> = Vec::new(),
     }
 
     /// What the server says about itself on standard error.
