@@ -223,8 +223,10 @@ pub trait ShardStore: Send + Sync + 'static {
 /// A shard being written.
 pub trait ShardWriter: Send {
     /// Writes the next bytes (a multiple of 4096). Offsets are assigned when this is *called*, in call
-    /// order; the returned future may be polled with others in any order. Not durable yet.
-    fn append(&mut self, data: AlignedBytes) -> BoxFuture<'static, Result<()>>;
+    /// order; the returned future may be polled with others in any order. Not durable yet. `crcs`: the CRC-32C of
+    /// every 64 KiB of `data`, where the caller took them while the bytes were warm; the drive takes its own where
+    /// they are not given (empty) or do not fit its chunks. Wrong ones are found by `read_verified`.
+    fn append(&mut self, data: AlignedBytes, crcs: &[u32]) -> BoxFuture<'static, Result<()>>;
 
     /// Seals the shard: all appends must have completed and sum to `shard_bytes`. `sealed_meta` (at most
     /// 8 KiB) goes into the self-describing header. Durable when the future resolves.

@@ -40,10 +40,52 @@ const fn class_of(len: usize) -> (usize, usize) {
     if len <= middle && middle.is_multiple_of(ALIGN_BYTES) { (level * 2 - 1, middle) } else { (level * 2, power) }
 }
 
-/// One allocation, aligned to 4 KiB, its whole capacity initialised.
+/// Capacities that are cut from huge pages: a whole number of them makes one.
+const ARENA_BYTES: usize = 2 * 1024 * 1024;
+/// Smaller ones are allocated one by one.
+const ARENA_PIECE_BYTES_MIN: usize = 256 * 1024;
+
+/// A huge page's worth of memory, where the kernel has one to give: bulk buffers in it cost one page walk and one pinned
+/// page instead of hundreds. Freed when the last piece is.
+struct Arena {
+    pointer: NonNull<u8>,
+}
+
+// SAFETY: an arena is only an address and its ownership; the pieces cut from it do not overlap.
+unsafe impl Send for Arena {}
+// SAFETY: nothing is read or written through a shared arena.
+unsafe impl Sync for Arena {}
+
+impl Arena {
+    fn layout() -> Layout {
+        Layout::from_size_align(ARENA_BYTES, ARENA_BYTES).expect("a power of two")
+    }
+
+    fn zeroed() -> Arc<Self> {
+        // SAFETY: the layout's size is not zero.
+        let raw = unsafe { std::alloc::alloc(Self::layout()) };
+        let Some(pointer) = NonNull::new(raw) else { handle_alloc_error(Self::layout()) };
+        // SAFETY: these 2 MiB are ours. The advice may be refused; then they are plain pages.
+        unsafe { libc::madvise(pointer.as_ptr().cast(), ARENA_BYTES, libc::MADV_HUGEPAGE) };
+        // SAFETY: as above; this is their first use.
+        unsafe { pointer.as_ptr().write_bytes(0, ARENA_BYTES) };
+        Arc::new(Self { pointer })
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: `pointer` came from `alloc` with this very layout and is freed once, here.
+        unsafe { dealloc(self.pointer.as_ptr(), Self::layout()) }
+    }
+}
+
+/// One allocation, or a piece of an arena: aligned to 4 KiB, its whole capacity initialised.
 struct Memory {
     pointer: NonNull<u8>,
     capacity: usize,
+    /// What it is a piece of.
+    arena: Option<Arc<Arena>>,
 }
 
 // SAFETY: `Memory` owns its allocation exclusively; moving it to another thread moves that ownership.
@@ -62,12 +104,33 @@ impl Memory {
         // SAFETY: the layout's size is not zero (asserted above).
         let raw = unsafe { alloc_zeroed(layout) };
         let Some(pointer) = NonNull::new(raw) else { handle_alloc_error(layout) };
-        Self { pointer, capacity }
+        Self { pointer, capacity, arena: None }
+    }
+
+    /// Whether buffers of this capacity are cut from arenas.
+    const fn is_piece(capacity: usize) -> bool {
+        capacity >= ARENA_PIECE_BYTES_MIN && capacity <= ARENA_BYTES && ARENA_BYTES.is_multiple_of(capacity)
+    }
+
+    /// All the pieces of a new arena.
+    fn pieces(capacity: usize) -> Vec<Self> {
+        assert!(Self::is_piece(capacity));
+        let arena = Arena::zeroed();
+        (0..ARENA_BYTES / capacity)
+            .map(|n| {
+                // SAFETY: inside the arena's 2 MiB.
+                let pointer = unsafe { arena.pointer.add(n * capacity) };
+                Self { pointer, capacity, arena: Some(Arc::clone(&arena)) }
+            })
+            .collect()
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
+        if self.arena.is_some() {
+            return;
+        }
         // SAFETY: `pointer` came from `alloc_zeroed` with this very layout and is freed once, here.
         unsafe { dealloc(self.pointer.as_ptr(), Self::layout(self.capacity)) }
     }
@@ -108,10 +171,21 @@ impl BufPool {
             }
             None => {
                 self.misses.fetch_add(1, Ordering::Relaxed);
-                Memory::zeroed(capacity)
+                self.make(capacity)
             }
         };
         AlignedBuf { memory: Pooled { memory: Some(memory), pool: Some(Arc::clone(self)) }, len }
+    }
+
+    fn make(&self, capacity: usize) -> Memory {
+        // Nothing is kept that the pool has no room for: then the arena would live on for one piece.
+        if !Memory::is_piece(capacity) || self.kept_bytes() + ARENA_BYTES > self.kept_bytes_max {
+            return Memory::zeroed(capacity);
+        }
+        let mut pieces = Memory::pieces(capacity);
+        let one = pieces.pop().expect("an arena has pieces");
+        pieces.into_iter().for_each(|piece| self.put(piece));
+        one
     }
 
     /// A writable buffer of `len` zero bytes.
@@ -426,6 +500,24 @@ mod tests {
         let many: Vec<_> = (0..10).map(|_| pool.take(65_536)).collect();
         drop(many);
         assert!(pool.kept_bytes() <= 128 * 1024);
+    }
+
+    #[test]
+    fn bulk_buffers_share_an_arena_without_overlap() {
+        let pool = BufPool::new(16 * 1024 * 1024);
+        let mut buffers: Vec<_> = (0..6).map(|_| pool.take(500_000)).collect();
+        assert_eq!(pool.hits_and_misses(), (4, 2), "four pieces of 512 KiB in each arena");
+        for (n, buf) in buffers.iter_mut().enumerate() {
+            assert!((buf.as_ptr() as usize).is_multiple_of(ALIGN_BYTES));
+            buf.fill(n as u8 + 1);
+        }
+        for (n, buf) in buffers.iter().enumerate() {
+            assert!(buf.iter().all(|b| usize::from(*b) == n + 1));
+        }
+        // The last piece frees the arena, whichever it is.
+        drop(pool);
+        buffers.swap_remove(2);
+        assert!(buffers[0].iter().all(|b| *b == 1));
     }
 
     #[test]

@@ -12,7 +12,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, join_all};
-use granary_types::limits::{ALIGN_BYTES, CHUNK_BYTES};
+use granary_types::frame::ChunkCrcs;
+use granary_types::limits::ALIGN_BYTES;
 use tokio::sync::oneshot;
 
 use crate::api::{DriveError, Result, ShardInfo, ShardSpec, ShardWriter};
@@ -50,7 +51,7 @@ pub(crate) async fn create(core: &Arc<Core>, spec: ShardSpec) -> Result<Box<dyn 
     };
     Ok(Box::new(LocalWriter {
         core: Arc::clone(core),
-        crcs: ChunkCrcs::new(spec.shard_bytes),
+        crcs: ChunkCrcs::with_room(chunks_of(spec.shard_bytes)),
         spec,
         writing,
         body,
@@ -106,8 +107,8 @@ struct LocalWriter {
 }
 
 impl ShardWriter for LocalWriter {
-    fn append(&mut self, data: AlignedBytes) -> BoxFuture<'static, Result<()>> {
-        match self.start_append(data) {
+    fn append(&mut self, data: AlignedBytes, crcs: &[u32]) -> BoxFuture<'static, Result<()>> {
+        match self.start_append(data, crcs) {
             Ok(future) => future,
             Err(error) => {
                 self.progress.failed.store(true, Ordering::Release);
@@ -122,7 +123,7 @@ impl ShardWriter for LocalWriter {
 }
 
 impl LocalWriter {
-    fn start_append(&mut self, data: AlignedBytes) -> Result<BoxFuture<'static, Result<()>>> {
+    fn start_append(&mut self, data: AlignedBytes, crcs: &[u32]) -> Result<BoxFuture<'static, Result<()>>> {
         self.core.check_accepting()?;
         let after = self.appended_bytes + data.len() as u64;
         if !data.len().is_multiple_of(ALIGN_BYTES) || after > self.spec.shard_bytes {
@@ -145,7 +146,9 @@ impl LocalWriter {
             copy.copy_from_slice(&data);
             copy.freeze()
         };
-        self.crcs.update(&data);
+        if !self.crcs.adopt(crcs, data.len(), after == self.spec.shard_bytes) {
+            self.crcs.update(&data);
+        }
         let at = self.appended_bytes;
         self.appended_bytes = after;
         match &mut self.body {
@@ -343,64 +346,4 @@ fn encode(core: &Core, header: &ExtentHeader) -> AlignedBytes {
     let mut buf = core.pool.take(header.header_bytes as usize);
     header.encode(core.header_key.as_ref(), &mut buf);
     buf.freeze()
-}
-
-/// CRC-32C of every 64 KiB of a run of bytes that comes in pieces.
-pub(crate) struct ChunkCrcs {
-    done: Vec<u32>,
-    current: crc_fast::Digest,
-    filled: usize,
-}
-
-impl ChunkCrcs {
-    pub(crate) fn new(total_bytes: u64) -> Self {
-        Self { done: Vec::with_capacity(chunks_of(total_bytes)), current: Self::digest(), filled: 0 }
-    }
-
-    fn digest() -> crc_fast::Digest {
-        crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi)
-    }
-
-    pub(crate) fn update(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            let (front, rest) = bytes.split_at(bytes.len().min(CHUNK_BYTES - self.filled));
-            self.current.update(front);
-            self.filled += front.len();
-            bytes = rest;
-            if self.filled == CHUNK_BYTES {
-                self.end_chunk();
-            }
-        }
-    }
-
-    fn end_chunk(&mut self) {
-        let whole = std::mem::replace(&mut self.current, Self::digest());
-        // A CRC-32 fills the low half of the digest's 64 bits.
-        self.done.push(whole.finalize() as u32);
-        self.filled = 0;
-    }
-
-    pub(crate) fn finish(mut self) -> Vec<u32> {
-        if self.filled > 0 {
-            self.end_chunk();
-        }
-        self.done
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use granary_types::frame::crc32c;
-
-    #[test]
-    fn chunk_crcs_do_not_depend_on_the_pieces() {
-        let bytes: Vec<u8> = (0..200_000u32).map(|n| (n * 31) as u8).collect();
-        let expected: Vec<u32> = bytes.chunks(CHUNK_BYTES).map(crc32c).collect();
-        for piece in [1, 4096, 65_536, 100_000, 200_000] {
-            let mut crcs = ChunkCrcs::new(bytes.len() as u64);
-            bytes.chunks(piece).for_each(|p| crcs.update(p));
-            assert_eq!(crcs.finish(), expected, "pieces of {piece}");
-        }
-    }
 }

@@ -1,17 +1,28 @@
 //! The digests taken of a payload on its way in, and the claims they are checked against.
 
+use bytes::Bytes;
 use granary_meta::records::EtagMode;
+use granary_types::md5::Md5;
 use granary_types::{Checksum, ChecksumAlgorithm, ChecksumHasher, PartId};
-use md5::{Digest as _, Md5};
 
 use crate::api::{Claims, Result};
 use crate::error::StoreError;
+use crate::md5_farm::{Md5Farm, Md5Stream};
+
+/// Bodies up to this are digested where they are: handing them over costs more than it spares.
+const OWN_MD5_BYTES_MAX: u64 = 64 * 1024;
 
 /// Running digests of one payload.
 pub(crate) struct Digests {
-    md5: Option<Md5>,
+    md5: Md5Way,
     checksum: ChecksumHasher,
     hidden: bool,
+}
+
+enum Md5Way {
+    None,
+    Own(Md5),
+    Farm(Md5Stream),
 }
 
 /// The finished digests.
@@ -28,31 +39,50 @@ impl Digests {
     /// Takes the digests that the claims and the ETag need, and no others. Where the client names no
     /// algorithm S3 stores a CRC-64/NVME. `hidden`: the ETag must not tell of the payload, as S3 has it for SSE-KMS
     /// and SSE-C.
-    pub(crate) fn new(claims: &Claims, etag: EtagMode, hidden: bool) -> Self {
+    pub(crate) fn new(claims: &Claims, etag: EtagMode, hidden: bool, size_bytes: u64, farm: &Md5Farm) -> Self {
         let algorithm = claims
             .checksum
             .as_ref()
             .map(|checksum| checksum.algorithm)
             .or(claims.algorithm)
             .unwrap_or(ChecksumAlgorithm::Crc64nvme);
-        let md5 = ((etag == EtagMode::Md5 && !hidden) || claims.md5.is_some()).then(Md5::new);
+        let md5 = if (etag != EtagMode::Md5 || hidden) && claims.md5.is_none() {
+            Md5Way::None
+        } else if size_bytes <= OWN_MD5_BYTES_MAX {
+            Md5Way::Own(Md5::new())
+        } else {
+            farm.begin().map_or_else(|| Md5Way::Own(Md5::new()), Md5Way::Farm)
+        };
         Self { md5, checksum: ChecksumHasher::new(algorithm), hidden }
     }
 
-    /// Takes in payload.
-    pub(crate) fn update(&mut self, bytes: &[u8]) {
-        self.checksum.update(bytes);
-        if let Some(md5) = &mut self.md5 {
-            md5.update(bytes);
+    /// Takes in payload for the MD5.
+    pub(crate) async fn update_md5(&mut self, frame: &Bytes) {
+        match &mut self.md5 {
+            Md5Way::None => {}
+            Md5Way::Own(md5) => md5.update(frame),
+            Md5Way::Farm(stream) => stream.update(frame.clone()).await,
         }
+    }
+
+    /// Takes in the same payload for the checksum, in pieces, while they are warm.
+    pub(crate) fn update_checksum(&mut self, bytes: &[u8]) {
+        self.checksum.update(bytes);
     }
 
     /// Ends the digests and checks every claim: header checksum, trailer checksum, `Content-MD5`.
     ///
     /// # Errors
     /// `BadDigest` or `BadChecksum`.
-    pub(crate) fn finish(self, claims: Claims) -> Result<Digested> {
-        let md5: Option<[u8; 16]> = self.md5.map(|md5| md5.finalize().into());
+    pub(crate) async fn finish(self, claims: Claims) -> Result<Digested> {
+        let md5 = match self.md5 {
+            Md5Way::None => None,
+            Md5Way::Own(md5) => Some(md5.finish()),
+            Md5Way::Farm(stream) => {
+                let gone = || StoreError::Unavailable("the node is shutting down".to_owned());
+                Some(stream.finish().await.ok_or_else(gone)?)
+            }
+        };
         let checksum = self.checksum.finish();
         if claims.md5.is_some() && claims.md5 != md5 {
             return Err(StoreError::BadDigest);
@@ -107,10 +137,27 @@ mod tests {
     }
 
     fn digest(claims: Claims, etag: EtagMode) -> Result<Digested> {
-        let mut digests = Digests::new(&claims, etag, false);
-        digests.update(b"1234");
-        digests.update(b"56789");
-        digests.finish(claims)
+        let of = |claims: Claims, size_bytes| async move {
+            let mut digests = Digests::new(&claims, etag, false, size_bytes, &Md5Farm::start());
+            for piece in [&b"1234"[..], &b"56789"[..]] {
+                digests.update_md5(&Bytes::from_static(piece)).await;
+                digests.update_checksum(piece);
+            }
+            digests.finish(claims).await
+        };
+        if claims.trailer.is_some() {
+            return futures::executor::block_on(of(claims, 9));
+        }
+        let again =
+            Claims { md5: claims.md5, checksum: claims.checksum.clone(), algorithm: claims.algorithm, trailer: None };
+        let (here, there) =
+            (futures::executor::block_on(of(claims, 9)), futures::executor::block_on(of(again, 1 << 20)));
+        match (&here, &there) {
+            (Ok(here), Ok(there)) => assert_eq!((here.md5, &here.checksum), (there.md5, &there.checksum)),
+            (Err(_), Err(_)) => {}
+            _ => panic!("the farm says otherwise"),
+        }
+        here
     }
 
     #[test]

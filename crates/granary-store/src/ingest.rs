@@ -57,7 +57,7 @@ impl Inner {
         let data_key = DataKey::generate();
         let wrapped = bucket_key.wrap_data_key(&data_key, id, &lock.lock());
         let cipher = ChunkCipher::new(&data_key, id);
-        let digests = Digests::new(&claims, spec.etag, *sse != Sse::S3);
+        let digests = Digests::new(&claims, spec.etag, *sse != Sse::S3, size_bytes, &self.md5_farm);
         let created = self.clock.now();
 
         let meta = |digested: &Digested| ShardMeta {
@@ -136,16 +136,18 @@ impl Inner {
         let mut room = writer.layout().chunk(0).payload_bytes;
         let mut got_bytes = 0u64;
         while let Some(frame) = body.next().await {
-            let mut frame: &[u8] = &frame?;
+            let whole = frame?;
+            let mut frame: &[u8] = &whole;
             got_bytes += frame.len() as u64;
             if got_bytes > size_bytes {
                 return Err(StoreError::IncompleteBody { want_bytes: size_bytes, got_bytes });
             }
+            digests.update_md5(&whole).await;
             while !frame.is_empty() {
                 let (now, later) = frame.split_at(frame.len().min(room - filled));
                 let slot = writer.slot_mut();
                 slot[filled..filled + now.len()].copy_from_slice(now);
-                digests.update(now);
+                digests.update_checksum(now);
                 filled += now.len();
                 frame = later;
                 if filled == room {
@@ -160,7 +162,7 @@ impl Inner {
         if got_bytes < size_bytes {
             return Err(StoreError::IncompleteBody { want_bytes: size_bytes, got_bytes });
         }
-        let digested = digests.finish(claims)?;
+        let digested = digests.finish(claims).await?;
         let sealed_meta = meta(&digested).seal(self)?;
         let placement = writer.commit(sealed_meta).await.map_err(from_stripe)?;
         Ok((placement, digested))
@@ -174,7 +176,7 @@ async fn drain_empty(body: &mut BodyIn, digests: Digests, claims: Claims) -> Res
             return Err(StoreError::IncompleteBody { want_bytes: 0, got_bytes });
         }
     }
-    digests.finish(claims)
+    digests.finish(claims).await
 }
 
 async fn ingest_inline(
@@ -194,7 +196,8 @@ async fn ingest_inline(
                 got_bytes: (slot.len() + frame.len()) as u64,
             });
         }
-        digests.update(&frame);
+        digests.update_md5(&frame).await;
+        digests.update_checksum(&frame);
         slot.extend_from_slice(&frame);
     }
     if slot.len() < size {
@@ -202,5 +205,5 @@ async fn ingest_inline(
     }
     slot.resize(size + TAG_BYTES, 0);
     cipher.seal(0, &mut slot);
-    Ok((Bytes::from(slot), digests.finish(claims)?))
+    Ok((Bytes::from(slot), digests.finish(claims).await?))
 }

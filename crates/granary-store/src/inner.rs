@@ -19,6 +19,7 @@ use crate::active::ActiveParts;
 use crate::api::Result;
 use crate::error::StoreError;
 use crate::heal::HealState;
+use crate::md5_farm::Md5Farm;
 use crate::sse::SseError;
 use crate::stats::StoreStats;
 
@@ -81,6 +82,7 @@ pub(crate) struct Inner {
     pub(crate) active: Arc<ActiveParts>,
     pub(crate) stats: Arc<StoreStats>,
     pub(crate) ingest_memory: Arc<Semaphore>,
+    pub(crate) md5_farm: Md5Farm,
     pub(crate) heal: Arc<HealState>,
     /// Drive folders, for the sealed tables kept beside the shards.
     pub(crate) folders: RwLock<Vec<PathBuf>>,
@@ -118,6 +120,7 @@ impl Inner {
             active: Arc::default(),
             stats: Arc::default(),
             ingest_memory: Arc::new(Semaphore::new(units)),
+            md5_farm: Md5Farm::start(),
             heal,
             folders: RwLock::default(),
             table_lock: Mutex::new(()),

@@ -15,6 +15,7 @@ mod header;
 mod heal;
 mod ingest;
 mod inner;
+mod md5_farm;
 mod multipart;
 pub mod node;
 mod objects;

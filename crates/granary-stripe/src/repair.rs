@@ -269,7 +269,7 @@ impl StripeStore {
             }
             let appends = writers.iter_mut().filter_map(|(index, writer)| {
                 let block = gathered.blocks[*index].take()?;
-                Some(within(self.inner.options.write_timeout, writer.append(block.freeze())))
+                Some(within(self.inner.options.write_timeout, writer.append(block.freeze(), &[])))
             });
             for appended in join_all(appends.collect::<Vec<_>>()).await {
                 appended?;

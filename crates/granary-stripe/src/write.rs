@@ -1,5 +1,5 @@
-//! Writing a part: chunks go into the stripe's buffers, parity grows beside them while they are warm, and
-//! finished stripes go to the drives while the next one fills.
+//! Writing a part: chunks go into the stripe's buffers; a full stripe gets its parity and checksums in one pass
+//! and goes to the drives while the next one fills.
 //!
 //! A drive that fails, or takes too long, is given up for this part as long as a write quorum stays;
 //! its shard is then missing and left to repair. Below the quorum the part fails and everything is freed.
@@ -147,11 +147,6 @@ impl PartWriter {
         if self.chunk == self.layout.chunks() {
             return Err(StripeError::Invalid("all chunks are written already".into()));
         }
-        let (block, range) = self.open_slot();
-        if self.codec.computes() {
-            let mut parity: Vec<&mut [u8]> = self.parity.iter_mut().map(|p| &mut p[range.clone()]).collect();
-            self.codec.add(block, &self.data[block][range], &mut parity);
-        }
         self.chunk += 1;
         if self.chunk < self.place.first_chunk + self.place.chunks as u64 {
             self.clear_slot();
@@ -232,16 +227,18 @@ impl PartWriter {
             let start = position % self.place.block_chunks * self.place.slot_bytes;
             data[position / self.place.block_chunks][start..start + self.place.slot_bytes].fill(0);
         }
-        let mut blocks: Vec<AlignedBytes> = data.into_iter().map(AlignedBuf::freeze).collect();
-        blocks.extend(std::mem::take(&mut self.parity).into_iter().map(AlignedBuf::freeze));
+        let mut parity = std::mem::take(&mut self.parity);
+        let mut crcs = self.codec.encode(&data, &mut parity);
+        let mut blocks: Vec<AlignedBytes> = data.into_iter().chain(parity).map(AlignedBuf::freeze).collect();
         while blocks.len() < self.shards.len() {
             blocks.push(blocks[0].clone()); // k = 1: copies
+            crcs.push(crcs[0].clone());
         }
         let mut submitted = 0;
-        for (index, (shard, block)) in self.shards.iter_mut().zip(blocks).enumerate() {
+        for (index, (shard, (block, crcs))) in self.shards.iter_mut().zip(blocks.into_iter().zip(crcs)).enumerate() {
             let Some(shard) = shard else { continue };
             let (stripe, limit) = (self.stripe, self.inner.options.write_timeout);
-            let append = within(limit, shard.append(block));
+            let append = within(limit, shard.append(block, &crcs));
             self.appends.push(Box::pin(async move { Appended { stripe, index, result: append.await } }));
             submitted += 1;
         }

@@ -9,6 +9,8 @@
 //! Integers are little-endian. The CRC-32C covers bytes 0..12 and the body. It finds torn and rotten
 //! records; it proves nothing against an adversary, which is what sealing is for.
 
+use crate::limits::CHUNK_BYTES;
+
 /// Bytes of the frame's header.
 pub const FRAME_HEADER_BYTES: usize = 16;
 
@@ -96,6 +98,68 @@ fn frame_crc(header: &[u8; FRAME_HEADER_BYTES], body: &[u8]) -> u32 {
     digest.finalize() as u32
 }
 
+/// CRC-32C of every [`CHUNK_BYTES`] of a run of bytes that comes in pieces. The last chunk may be shorter.
+#[derive(Debug)]
+pub struct ChunkCrcs {
+    done: Vec<u32>,
+    current: crc_fast::Digest,
+    filled: usize,
+}
+
+impl ChunkCrcs {
+    /// For about `chunks` chunks.
+    #[must_use]
+    pub fn with_room(chunks: usize) -> Self {
+        Self { done: Vec::with_capacity(chunks), current: Self::digest(), filled: 0 }
+    }
+
+    fn digest() -> crc_fast::Digest {
+        crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi)
+    }
+
+    /// Takes in the next bytes.
+    pub fn update(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let (front, rest) = bytes.split_at(bytes.len().min(CHUNK_BYTES - self.filled));
+            self.current.update(front);
+            self.filled += front.len();
+            bytes = rest;
+            if self.filled == CHUNK_BYTES {
+                self.end_chunk();
+            }
+        }
+    }
+
+    /// Takes over CRCs that somebody has of the next `bytes` bytes, one per chunk. `false`, and nothing is taken, where they do
+    /// not fit: not at the border of a chunk, not as many as there are chunks, or a short chunk that is not the
+    /// last (`ends`).
+    pub fn adopt(&mut self, crcs: &[u32], bytes: usize, ends: bool) -> bool {
+        let fits = self.filled == 0
+            && crcs.len() == bytes.div_ceil(CHUNK_BYTES)
+            && (ends || bytes.is_multiple_of(CHUNK_BYTES));
+        if fits {
+            self.done.extend_from_slice(crcs);
+        }
+        fits
+    }
+
+    fn end_chunk(&mut self) {
+        let whole = std::mem::replace(&mut self.current, Self::digest());
+        // A CRC-32 fills the low half of the digest's 64 bits.
+        self.done.push(whole.finalize() as u32);
+        self.filled = 0;
+    }
+
+    /// The CRCs, in order.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<u32> {
+        if self.filled > 0 {
+            self.end_chunk();
+        }
+        self.done
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,5 +188,31 @@ mod tests {
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             let _ = decode(MAGIC, 1, 1000, &bytes);
         }
+    }
+
+    #[test]
+    fn chunk_crcs_do_not_depend_on_the_pieces() {
+        let bytes: Vec<u8> = (0..200_000u32).map(|n| (n * 31) as u8).collect();
+        let expected: Vec<u32> = bytes.chunks(CHUNK_BYTES).map(crc32c).collect();
+        for piece in [1, 4096, 65_536, 100_000, 200_000] {
+            let mut crcs = ChunkCrcs::with_room(4);
+            bytes.chunks(piece).for_each(|p| crcs.update(p));
+            assert_eq!(crcs.finish(), expected, "pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn crcs_are_adopted_where_they_fit() {
+        let bytes = vec![7; CHUNK_BYTES * 2 + 4096];
+        let known: Vec<u32> = bytes.chunks(CHUNK_BYTES).map(crc32c).collect();
+        let mut crcs = ChunkCrcs::with_room(3);
+        assert!(!crcs.adopt(&known, bytes.len(), false), "a short chunk in the middle");
+        assert!(!crcs.adopt(&known[..2], bytes.len(), true), "too few");
+        assert!(crcs.adopt(&known[..2], CHUNK_BYTES * 2, false));
+        assert!(crcs.adopt(&known[2..], 4096, true));
+        assert_eq!(crcs.finish(), known);
+        let mut crcs = ChunkCrcs::with_room(3);
+        crcs.update(&bytes[..10]);
+        assert!(!crcs.adopt(&known[..1], CHUNK_BYTES, false), "not at a border");
     }
 }

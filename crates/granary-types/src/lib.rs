@@ -9,6 +9,7 @@ pub mod frame;
 pub mod ids;
 pub mod keys;
 pub mod limits;
+pub mod md5;
 pub mod names;
 pub mod placement;
 pub mod range;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::join_all;
+use granary_types::frame::crc32c;
 use granary_types::limits::CHUNK_BYTES;
 use granary_types::{PartId, Scheme, ShardId};
 
@@ -35,6 +36,7 @@ where
     ids_are_taken_once(&*make().await).await;
     bad_requests_are_refused(&*make().await).await;
     incomplete_commits_are_refused(&*make().await).await;
+    checksums_are_taken_over(&*make().await).await;
     frees(&*make().await).await;
     scans_in_order(&*make().await).await;
     many_writers(&make().await).await;
@@ -79,7 +81,7 @@ pub async fn write(store: &dyn ShardStore, spec: &ShardSpec, piece_bytes: usize)
     let mut at = 0;
     while at < data.len() {
         let end = data.len().min(at + piece_bytes);
-        writer.append(data.slice(at..end)).await?;
+        writer.append(data.slice(at..end), &[]).await?;
         at = end;
     }
     writer.commit(Bytes::from(spec.shard.to_string())).await
@@ -127,6 +129,29 @@ async fn round_trips(store: &dyn ShardStore) {
     assert!(part[..] == data[65_536..69_632]);
 }
 
+async fn checksums_are_taken_over(store: &dyn ShardStore) {
+    for wrong in [false, true] {
+        let spec = spec(1 << 20);
+        let data = content(spec.shard, spec.shard_bytes);
+        let mut crcs: Vec<u32> = data.chunks(CHUNK_BYTES).map(crc32c).collect();
+        crcs[9] ^= u32::from(wrong);
+        let mut writer = store.create(spec.clone()).await.expect("created");
+        // What does not fit is not taken: one too few.
+        writer.append(data.slice(..131_072), &crcs[..1]).await.expect("appended");
+        writer.append(data.slice(131_072..), &crcs[2..]).await.expect("appended");
+        writer.commit(Bytes::new()).await.expect("committed");
+        let verified = store.read_verified(spec.shard, 9 * CHUNK_BYTES as u64, CHUNK_BYTES).await;
+        let at = 9 * CHUNK_BYTES as u64;
+        if wrong {
+            assert!(matches!(verified, Err(DriveError::Corrupt { offset, .. }) if offset == at), "{verified:?}");
+        } else {
+            assert!(verified.expect("verified")[..] == data[9 * CHUNK_BYTES..10 * CHUNK_BYTES]);
+            assert!(store.verify(spec.shard).await.expect("verify runs").is_clean());
+        }
+        store.free(vec![spec.shard]).await.expect("a free succeeds");
+    }
+}
+
 async fn appends_in_any_order(store: &dyn ShardStore) {
     let spec = spec(4 * 1024 * 1024);
     let data = content(spec.shard, spec.shard_bytes);
@@ -134,8 +159,8 @@ async fn appends_in_any_order(store: &dyn ShardStore) {
     // A slice that begins inside a page is legal too.
     let mut shifted = AlignedBuf::zeroed(8192);
     shifted[100..4196].copy_from_slice(&data[..4096]);
-    let first = writer.append(shifted.freeze().slice(100..4196));
-    let mut appends: Vec<_> = (1..1024).map(|n| writer.append(data.slice(n * 4096..(n + 1) * 4096))).collect();
+    let first = writer.append(shifted.freeze().slice(100..4196), &[]);
+    let mut appends: Vec<_> = (1..1024).map(|n| writer.append(data.slice(n * 4096..(n + 1) * 4096), &[])).collect();
     appends.reverse();
     appends.push(first);
     for end in join_all(appends).await {
@@ -149,7 +174,7 @@ async fn invisible_until_committed(store: &dyn ShardStore) {
     for length in [65_536, 4 * 1024 * 1024] {
         let spec = spec(length);
         let mut writer = store.create(spec.clone()).await.expect("created");
-        writer.append(content(spec.shard, length)).await.expect("appended");
+        writer.append(content(spec.shard, length), &[]).await.expect("appended");
         assert!(matches!(store.read(spec.shard, 0, 4096).await, Err(DriveError::NotFound(_))));
         assert!(matches!(store.header(spec.shard).await, Err(DriveError::NotFound(_))));
         assert!(matches!(store.verify(spec.shard).await, Err(DriveError::NotFound(_))));
@@ -166,7 +191,7 @@ async fn dropped_writers_leave_nothing(store: &dyn ShardStore) {
         let mut writer = store.create(spec.clone()).await.expect("created");
         assert!(store.space().used_bytes >= before + spec.shard_bytes, "space is reserved at once");
         if appended > 0 {
-            drop(writer.append(content(spec.shard, spec.shard_bytes).slice(..appended)));
+            drop(writer.append(content(spec.shard, spec.shard_bytes).slice(..appended), &[]));
         }
         drop(writer);
     }
@@ -215,18 +240,18 @@ async fn incomplete_commits_are_refused(store: &dyn ShardStore) {
         let short = store.create(spec.clone()).await.expect("created");
         assert!(matches!(short.commit(Bytes::new()).await, Err(DriveError::Invalid(_))), "nothing appended");
         let mut over = store.create(spec.clone()).await.expect("created");
-        over.append(data.clone()).await.expect("appended");
-        assert!(matches!(over.append(data.slice(..4096)).await, Err(DriveError::Invalid(_))), "past the end");
+        over.append(data.clone(), &[]).await.expect("appended");
+        assert!(matches!(over.append(data.slice(..4096), &[]).await, Err(DriveError::Invalid(_))), "past the end");
         drop(over);
         let mut odd = store.create(spec.clone()).await.expect("created");
-        assert!(matches!(odd.append(data.slice(..100)).await, Err(DriveError::Invalid(_))), "not aligned");
+        assert!(matches!(odd.append(data.slice(..100), &[]).await, Err(DriveError::Invalid(_))), "not aligned");
         drop(odd);
         let mut chatty = store.create(spec.clone()).await.expect("created");
-        chatty.append(data.clone()).await.expect("appended");
+        chatty.append(data.clone(), &[]).await.expect("appended");
         let meta = Bytes::from(vec![1; META_BYTES_MAX + 1]);
         assert!(matches!(chatty.commit(meta).await, Err(DriveError::Invalid(_))), "too much metadata");
         let mut full = store.create(spec.clone()).await.expect("created");
-        full.append(data).await.expect("appended");
+        full.append(data, &[]).await.expect("appended");
         let meta = Bytes::from(vec![7; META_BYTES_MAX]);
         full.commit(meta.clone()).await.expect("as much metadata as allowed");
         assert_eq!(store.header(spec.shard).await.expect("header").1, meta);
@@ -312,7 +337,7 @@ async fn closed_takes_nothing(store: &dyn ShardStore) {
     store.close().await.expect("closing again is nothing");
     assert!(store.create(self::spec(8192)).await.is_err());
     let data = content(spec.shard, 8192);
-    let appended = open.append(data).await;
+    let appended = open.append(data, &[]).await;
     assert!(appended.is_err() || open.commit(Bytes::new()).await.is_err(), "nothing is committed after close");
     assert!(!store.health().writable());
 }

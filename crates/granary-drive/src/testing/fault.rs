@@ -232,9 +232,9 @@ struct FaultWriter {
 }
 
 impl ShardWriter for FaultWriter {
-    fn append(&mut self, data: AlignedBytes) -> BoxFuture<'static, Result<()>> {
+    fn append(&mut self, data: AlignedBytes, crcs: &[u32]) -> BoxFuture<'static, Result<()>> {
         let fault = self.rules.strike(FaultOp::Append, Some(self.shard));
-        under(fault, self.inner.append(data)).boxed()
+        under(fault, self.inner.append(data, crcs)).boxed()
     }
 
     fn commit(self: Box<Self>, sealed_meta: Bytes) -> BoxFuture<'static, Result<()>> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use granary_types::frame::crc32c;
+use granary_types::frame::{ChunkCrcs, crc32c};
 use granary_types::limits::{ALIGN_BYTES, CHUNK_BYTES};
 use granary_types::{Clock, DriveId, ShardId, SystemClock};
 use parking_lot::Mutex;
@@ -151,7 +151,13 @@ impl ShardStore for MemoryDrive {
             }
             state.writing.insert(spec.shard);
             state.used_bytes += spec.shard_bytes;
-            let writer = Writer { inner: Arc::clone(&self.inner), spec, data: Vec::new(), committed: false };
+            let writer = Writer {
+                inner: Arc::clone(&self.inner),
+                spec,
+                data: Vec::new(),
+                crcs: ChunkCrcs::with_room(0),
+                committed: false,
+            };
             Ok(Box::new(writer) as Box<dyn ShardWriter>)
         }
         .boxed()
@@ -245,11 +251,16 @@ struct Writer {
     inner: Arc<Inner>,
     spec: ShardSpec,
     data: Vec<u8>,
+    crcs: ChunkCrcs,
     committed: bool,
 }
 
 impl ShardWriter for Writer {
-    fn append(&mut self, data: AlignedBytes) -> BoxFuture<'static, Result<()>> {
+    fn append(&mut self, data: AlignedBytes, crcs: &[u32]) -> BoxFuture<'static, Result<()>> {
+        let ends = self.data.len() as u64 + data.len() as u64 == self.spec.shard_bytes;
+        if !self.crcs.adopt(crcs, data.len(), ends) {
+            self.crcs.update(&data);
+        }
         let result = self.take(&data);
         async move { result }.boxed()
     }
@@ -270,8 +281,9 @@ impl ShardWriter for Writer {
             inner.writable(&state)?;
             let info = ShardInfo { spec: self.spec.clone(), committed_us: inner.clock.now().as_micros() };
             let data = std::mem::take(&mut self.data);
+            let crcs = std::mem::replace(&mut self.crcs, ChunkCrcs::with_room(0)).finish();
             state.writing.remove(&self.spec.shard);
-            state.shards.insert(self.spec.shard, Stored { info, meta: sealed_meta, crcs: crcs_of(&data), data });
+            state.shards.insert(self.spec.shard, Stored { info, meta: sealed_meta, crcs, data });
             self.committed = true;
             Ok(())
         }

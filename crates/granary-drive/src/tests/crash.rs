@@ -62,7 +62,7 @@ impl Life {
                 let data = content(spec.shard, spec.shard_bytes);
                 if *at < data.len() {
                     let end = data.len().min(*at + 4096 * self.rng.random_range(1..400usize));
-                    writer.append(data.slice(*at..end)).await?;
+                    writer.append(data.slice(*at..end), &[]).await?;
                     *at = end;
                 } else {
                     let (spec, _, writer) = self.writers.swap_remove(n);

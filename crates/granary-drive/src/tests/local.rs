@@ -222,7 +222,7 @@ async fn a_failed_sync_poisons_the_drive() {
     // Later syncs would succeed; nobody may believe them.
     assert!(matches!(write(&drive, &spec(4096), 4096).await, Err(DriveError::Poisoned { .. })));
     let data = content(kept.shard, 65_536);
-    assert!(matches!(open_writer.append(data.clone()).await, Err(DriveError::Poisoned { .. })));
+    assert!(matches!(open_writer.append(data.clone(), &[]).await, Err(DriveError::Poisoned { .. })));
     assert!(drive.free(vec![kept.shard]).await.is_err());
     assert!(drive.read(kept.shard, 0, 65_536).await.unwrap()[..] == data[..], "reads go on");
     assert!(matches!(drive.read(lost.shard, 0, 4096).await, Err(DriveError::NotFound(_))));
@@ -308,7 +308,7 @@ async fn a_dropped_commit_is_all_or_nothing() {
     for length in [65_536, 1 << 20] {
         let spec = spec(length);
         let mut writer = drive.create(spec.clone()).await.unwrap();
-        writer.append(content(spec.shard, length)).await.unwrap();
+        writer.append(content(spec.shard, length), &[]).await.unwrap();
         sim.hold_syncs(true);
         let commit = writer.commit(Bytes::from_static(b"meta"));
         assert!(tokio::time::timeout(std::time::Duration::from_millis(30), commit).await.is_err());

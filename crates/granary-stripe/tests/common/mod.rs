@@ -282,7 +282,8 @@ struct TestWriter {
 }
 
 impl ShardWriter for TestWriter {
-    fn append(&mut self, data: AlignedBytes) -> BoxFuture<'static, DriveResult<()>> {
+    fn append(&mut self, data: AlignedBytes, crcs: &[u32]) -> BoxFuture<'static, DriveResult<()>> {
+        assert!(crcs.is_empty() || crcs == self::crcs(&data), "wrong CRCs are handed down");
         let start = self.at;
         self.at += data.len();
         let fits = data.len().is_multiple_of(4096) && self.at <= self.data.lock().len();
