@@ -10,7 +10,7 @@ use s3s::{S3Error, S3ErrorCode, S3Result};
 
 use crate::context::{Trace, operation_index};
 
-fn unknown_key() -> S3Error {
+pub(crate) fn unknown_key() -> S3Error {
     S3Error::with_message(
         S3ErrorCode::InvalidAccessKeyId,
         "The AWS Access Key Id you provided does not exist in our records.",
@@ -46,6 +46,21 @@ impl Access {
             ));
         };
         self.0.identity(&credentials.access_key).ok_or_else(unknown_key)
+    }
+}
+
+impl Access {
+    /// Marks the request that a form stands for as its signer's.
+    pub(crate) fn prove_form(
+        &self,
+        put: &mut http::Request<s3s::Body>,
+        signer: &crate::post::Signer<'_>,
+    ) -> S3Result<()> {
+        let denied = || S3Error::with_message(S3ErrorCode::AccessDenied, "Access Denied");
+        let crate::post::Signer::Key { access_key, .. } = signer else { return Err(denied()) };
+        let identity = self.0.identity(access_key).filter(|identity| identity.is_root).ok_or_else(denied)?;
+        put.extensions_mut().insert(identity);
+        Ok(())
     }
 }
 

@@ -15,6 +15,7 @@ pub mod error;
 mod front;
 mod lenient;
 mod ops;
+mod post;
 mod precheck;
 mod rechunk;
 mod service;

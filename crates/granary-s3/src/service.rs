@@ -26,12 +26,12 @@ use s3s::{Body, S3Error, S3ErrorCode, StdError};
 
 use crate::auth::{Access, Auth, Domains};
 use crate::context::{Peer, RequestObserver, Trace};
-use crate::error::{invalid_request, not_implemented};
+use crate::error::invalid_request;
 use crate::front::FrontDoor;
 use crate::lenient::Lenient;
 use crate::rechunk::Rechunk;
 use crate::unread::Unread;
-use crate::{cors, documents, precheck};
+use crate::{cors, documents, post, precheck};
 
 /// What the front door can be told.
 #[derive(Debug, Clone)]
@@ -84,6 +84,9 @@ pub struct S3Service {
 
 struct Shared {
     inner: Inner,
+    /// Takes who sent a request from its extensions.
+    proven: Arc<OnceLock<Inner>>,
+    credentials: Arc<Credentials>,
     store: Arc<dyn ObjectStore>,
     domains: Domains,
     config: FrontConfig,
@@ -128,7 +131,19 @@ pub fn service(
     let _ = without_auth.set(built(false));
     let inner = built(true);
     let in_flight = Arc::new(AtomicUsize::new(0));
-    Ok(S3Service { shared: Arc::new(Shared { inner, store, domains, config, host_id, in_flight, observer }) })
+    Ok(S3Service {
+        shared: Arc::new(Shared {
+            inner,
+            proven: without_auth,
+            credentials,
+            store,
+            domains,
+            config,
+            host_id,
+            in_flight,
+            observer,
+        }),
+    })
 }
 
 /// A setting of the front door that cannot be.
@@ -172,7 +187,7 @@ impl S3Service {
         let (is_chunk_signed, is_chunked) =
             (payload.starts_with(b"STREAMING-AWS4-"), payload.starts_with(b"STREAMING-"));
         let trace = Arc::new(Trace::new(is_chunk_signed, parts.extensions.get::<Peer>().copied()));
-        let is_head = parts.method == Method::HEAD;
+        let (is_head, is_post) = (parts.method == Method::HEAD, parts.method == Method::POST);
         let uri = parts.uri.clone();
         let cors = self.cors(&parts);
         let announced_bytes =
@@ -212,6 +227,7 @@ impl S3Service {
                     Ok(answer)
                 })
             }
+            Ok(()) if post::is_form(&parts) => self.post(parts, body, &trace).await.map(Ok),
             Ok(()) => {
                 let body = if is_chunked {
                     Ok(Body::http_body(Rechunk::new(body, is_chunk_signed)))
@@ -233,7 +249,7 @@ impl S3Service {
         let answer = match answer {
             Ok(Ok(answer)) => match trace.take_verdict() {
                 Some(error) if answer.status().as_u16() >= 400 => plain_error(error),
-                _ => answer,
+                _ => precheck::in_own_words(answer, &trace, &uri, is_post),
             },
             // Only the making of the answer can fail here.
             Ok(Err(error)) => {
@@ -273,6 +289,35 @@ impl S3Service {
         let bucket = self.shared.store.bucket(&self.bucket_name(parts)?).ok()?;
         let document = bucket.documents.get(cors::DOCUMENT).map(Vec::as_slice);
         cors::of_request(&parts.method, &parts.headers, document)
+    }
+
+    async fn post<B>(&self, parts: http::request::Parts, body: B, trace: &Arc<Trace>) -> Result<Response<Body>, S3Error>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Sync + Unpin + 'static,
+        B::Error: Into<StdError>,
+    {
+        let shared = &*self.shared;
+        trace.set_operation(crate::context::operation_index("PostObject"));
+        let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let path = parts.uri.path().trim_matches('/');
+        let (bucket, has_key) = match shared.domains.bucket(host) {
+            Some(bucket) => (bucket, !path.is_empty()),
+            None => (path.to_owned(), path.contains('/')),
+        };
+        if has_key || bucket.is_empty() {
+            return Err(S3Error::new(S3ErrorCode::MethodNotAllowed));
+        }
+        let bucket = crate::convert::bucket_name(&bucket)?;
+        let inner = shared.proven.get().ok_or_else(|| S3Error::new(S3ErrorCode::InternalError))?;
+        let access = Access(Arc::clone(&shared.credentials));
+        let door = post::Door {
+            inner,
+            bucket: bucket.as_str(),
+            allow_sigv2: shared.config.allow_sigv2,
+            secret: |access_key: &str| shared.credentials.secret(access_key).ok_or_else(crate::auth::unknown_key),
+            prove: |put: &mut Request<Body>, signer: post::Signer<'_>| access.prove_form(put, &signer),
+        };
+        post::serve(door, parts, body, trace).await
     }
 
     fn preflight(&self, parts: &http::request::Parts) -> Result<http::HeaderMap, S3Error> {
@@ -430,11 +475,6 @@ impl http_body::Body for FrontBody {
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
-}
-
-/// Requests that are refused before s3s sees them.
-pub(crate) fn refuse_form() -> S3Error {
-    not_implemented("PostObject (uploads by HTML form) is not implemented")
 }
 
 /// SigV2 where it is switched off.
