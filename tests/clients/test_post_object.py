@@ -220,4 +220,4 @@ def test_forms_that_are_wrong(raw, bucket):
     reply = post(raw, bucket, signed(usual(bucket), FIELDS | {"key": "f" * 1100}), b"bar")
     assert reply.status in (400, 403)
     reply = post(raw, bucket, {"a": "x" * 30_000} | good, b"bar")
-    assert (reply.status, reply.code) == (400, "MaxPostPreDataLengthExceeded")
+    assert (reply.status, reply.code) == (400, "MaxPostPreDataLengthExceededError")
