@@ -21,6 +21,7 @@ pub mod keys;
 pub mod locks;
 pub mod provider;
 pub mod secret;
+pub mod signing;
 mod xaes;
 
 pub use blob::{BLOB_OVERHEAD_BYTES, BlobKey, NonceKey, open_blob, seal_blob};
@@ -32,3 +33,4 @@ pub use keys::{BucketKey, DataKey};
 pub use locks::{CustomerKey, KmsKey, Lock};
 pub use provider::{KeyProvider, MemoryKeyProvider, RootKeyId, RootKeys};
 pub use secret::Secret32;
+pub use signing::{Signer, is_signature};

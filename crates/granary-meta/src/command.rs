@@ -9,7 +9,8 @@ use granary_types::{
 use serde::{Deserialize, Serialize};
 
 use crate::records::{
-    BucketOptions, BucketRecord, ObjectRecord, PartRecord, Retention, UploadRecord, VersionRecord, Versioning,
+    BucketOptions, BucketRecord, FrozenManifest, ObjectRecord, PartRecord, Retention, UploadRecord, VersionRecord,
+    Versioning,
 };
 
 /// A command with what the proposer adds.
@@ -68,6 +69,17 @@ pub enum BucketChange {
     },
     /// Replace the engine settings.
     Options(BucketOptions),
+}
+
+/// A change to a dataset.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DatasetChange {
+    /// From now on nothing under the prefix changes.
+    Freeze,
+    /// The manifest is written: from now on it does not change either.
+    Manifest(FrozenManifest),
+    /// The prefix may change again; its manifest is an ordinary object again.
+    Thaw,
 }
 
 /// A change to a version's mutable attributes.
@@ -253,6 +265,15 @@ pub enum Command {
         /// The parts of a multipart object, in order; empty for others.
         parts: Vec<PartRecord>,
     },
+    /// Freezes a dataset, names its manifest, or thaws it.
+    Dataset {
+        /// Bucket.
+        bucket: BucketName,
+        /// Prefix, ending in a slash.
+        prefix: String,
+        /// What.
+        change: DatasetChange,
+    },
 }
 
 /// What a command did.
@@ -354,6 +375,12 @@ pub enum Refusal {
     /// The bucket's quota is used up.
     #[error("the bucket's quota is used up")]
     QuotaExceeded,
+    /// The key belongs to a frozen dataset.
+    #[error("the dataset {prefix} is frozen")]
+    Frozen {
+        /// Its prefix.
+        prefix: String,
+    },
     /// The bucket's state does not allow it.
     #[error("{0}")]
     InvalidState(&'static str),

@@ -4,6 +4,7 @@
 //! [`granary_store::ObjectStore`]; [`error`] maps every error in one exhaustive match. What a client may rely
 //! on is in `docs/SEMANTICS.md`. Listeners, TLS, metrics and settings are the binary's.
 
+mod ai;
 mod auth;
 mod body;
 mod checksums;
@@ -18,6 +19,7 @@ mod ops;
 mod post;
 mod precheck;
 mod rechunk;
+mod routes;
 mod service;
 mod unread;
 

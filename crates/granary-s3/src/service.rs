@@ -12,6 +12,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use granary_access::Credentials;
 use granary_store::ObjectStore;
+use granary_store::ai::epoch::Epochs;
+use granary_store::ai::shard::Shards;
 use granary_types::BucketName;
 use http::header::{
     CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue, ORIGIN, SERVER,
@@ -24,12 +26,14 @@ use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::service::{S3Service as Inner, S3ServiceBuilder};
 use s3s::{Body, S3Error, S3ErrorCode, StdError};
 
+use crate::ai::AiRoute;
 use crate::auth::{Access, Auth, Domains};
 use crate::context::{Peer, RequestObserver, Trace};
 use crate::error::invalid_request;
 use crate::front::FrontDoor;
 use crate::lenient::Lenient;
 use crate::rechunk::Rechunk;
+use crate::routes::Routes;
 use crate::unread::Unread;
 use crate::{cors, documents, post, precheck};
 
@@ -54,6 +58,8 @@ pub struct FrontConfig {
     pub xml_bytes_max: usize,
     /// Shown as `x-amz-id-2`: which node answered.
     pub host_id: String,
+    /// Memory that indexes of tar shards may take together, in bytes; one shard's at most a quarter of it.
+    pub shard_index_bytes: u64,
 }
 
 impl Default for FrontConfig {
@@ -68,6 +74,7 @@ impl Default for FrontConfig {
             // 10,000 completed parts with checksums are about 2 MB; 1,000 deletes of the longest keys 1.2 MB.
             xml_bytes_max: 4 * 1024 * 1024,
             host_id: "granary".to_owned(),
+            shard_index_bytes: 256 * 1024 * 1024,
         }
     }
 }
@@ -110,6 +117,7 @@ pub fn service(
         return Err(ConfigError::Domain(domain.clone()));
     }
     let domains = Domains::new(&config.domains);
+    let shards = Shards::new(Arc::clone(&store), config.shard_index_bytes);
     let front = FrontDoor::new(Arc::clone(&store), &config);
     let without_auth = Arc::new(OnceLock::new());
     let built = |is_outer: bool| {
@@ -123,7 +131,16 @@ pub fn service(
         if is_outer {
             builder.set_auth(Auth(Arc::clone(&credentials)));
             builder.set_access(Access(Arc::clone(&credentials)));
-            builder.set_route(Lenient { access: Access(Arc::clone(&credentials)), inner: Arc::clone(&without_auth) });
+            builder.set_route(Routes(vec![
+                Box::new(AiRoute {
+                    access: Access(Arc::clone(&credentials)),
+                    domains: Domains::new(&config.domains),
+                    front: front.clone(),
+                    epochs: Epochs::new(shards.clone()),
+                    shards: shards.clone(),
+                }),
+                Box::new(Lenient { access: Access(Arc::clone(&credentials)), inner: Arc::clone(&without_auth) }),
+            ]));
         }
         builder.build()
     };

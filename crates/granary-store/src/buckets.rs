@@ -28,6 +28,7 @@ impl Inner {
             versioning,
             options: request.options,
             documents: request.documents,
+            frozen: Vec::new(),
         };
         self.propose(Command::CreateBucket(Box::new(record))).await?;
         self.save_bucket_table();

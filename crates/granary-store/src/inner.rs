@@ -91,6 +91,8 @@ pub(crate) struct Inner {
     pub(crate) kms_keys: RwLock<HashMap<String, (Arc<KmsKey>, Instant)>>,
     /// One change of named keys at a time.
     pub(crate) kms_turn: tokio::sync::Mutex<()>,
+    /// When objects of caches were read.
+    pub(crate) uses: crate::ai::keeper::Uses,
     manifests: RwLock<HashMap<UploadId, Arc<Vec<PartRecord>>>>,
 }
 
@@ -124,6 +126,7 @@ impl Inner {
             heal,
             folders: RwLock::default(),
             table_lock: Mutex::new(()),
+            uses: crate::ai::keeper::Uses::default(),
             bucket_keys: RwLock::default(),
             kms_keys: RwLock::default(),
             kms_turn: tokio::sync::Mutex::default(),

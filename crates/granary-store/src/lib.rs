@@ -3,6 +3,7 @@
 //! Row 3. Seals and opens chunks (plaintext never goes below this crate), checks what clients claim about
 //! their bytes, and proposes commands. Knows no HTTP.
 
+pub mod ai;
 pub mod api;
 pub mod error;
 

@@ -92,6 +92,9 @@ impl Inner {
         key: &ObjectKey,
         condition: &Condition,
     ) -> Result<()> {
+        if let Some(frozen) = bucket.frozen(key.as_str()) {
+            return Err(Refusal::Frozen { prefix: frozen.prefix.clone() }.into());
+        }
         if *condition == Condition::default() && !bucket.options.write_once {
             return Ok(());
         }
@@ -239,6 +242,9 @@ impl Inner {
         let bucket = self.bucket(&request.bucket)?;
         let (record, inline) = self.find_with_inline(&bucket, &request.key, request.version)?;
         let info = self.info(&bucket, record, &request)?;
+        if bucket.documents.contains_key(crate::ai::keeper::CACHE) {
+            self.uses.touch(bucket.id, request.key.as_str(), self.clock.now());
+        }
         let body = self.read(&bucket, &info.object, inline, info.range, &request.unlock).await?;
         Ok((info, body))
     }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use granary_types::Scheme;
 
+use crate::cli_ai::{CheckpointCommand, DatasetCommand, PresetCommand};
+
 /// A self-hosted, S3-compatible object store for AI work: training data in, checkpoints out.
 #[derive(Debug, Parser)]
 #[command(name = "granary", version, propagate_version = true)]
@@ -36,6 +38,15 @@ pub(crate) enum Command {
     Health(HealthArgs),
     /// The last resort, on a stopped node: rebuild a lost index from the drives alone
     Rebuild(RebuildArgs),
+    /// Find checkpoints
+    #[command(subcommand)]
+    Checkpoint(CheckpointCommand),
+    /// Freeze datasets, check them, walk what was made from what
+    #[command(subcommand)]
+    Dataset(DatasetCommand),
+    /// Make buckets with fitting settings
+    #[command(subcommand)]
+    Preset(PresetCommand),
     /// Print every setting with its default and what it means
     Config,
 }
@@ -259,6 +270,14 @@ mod tests {
             "granary key kms create k1",
             "granary key kms list --json",
             "granary status --json",
+            "granary checkpoint latest b/run --json",
+            "granary dataset freeze b/p --from raw/a --from raw/b",
+            "granary dataset verify b/p --deep",
+            "granary dataset verify --manifest m --signature s --public-key 00 --files d",
+            "granary dataset lineage b/p",
+            "granary dataset thaw b/p --yes",
+            "granary preset list",
+            "granary preset apply ai --project p --region eu --lock compliance --lock-days 7",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
@@ -267,6 +286,9 @@ mod tests {
             "granary dev --erasure 40+2",
             "granary dev --drives 0",
             "granary serve",
+            "granary dataset verify",
+            "granary dataset verify --manifest m",
+            "granary dataset thaw b/p",
             "granary dev --preset x",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

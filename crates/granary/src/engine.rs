@@ -64,6 +64,7 @@ pub(crate) fn front_door(
         allow_customer_keys: !settings.plaintext_beyond_loopback() || settings.s3.customer_keys_in_the_clear,
         in_flight_max: settings.s3.requests_max as usize,
         host_id: node.cluster().to_string(),
+        shard_index_bytes: settings.ai.shard_index_bytes,
         ..FrontConfig::default()
     };
     granary_s3::service(store, credentials, config, Some(observer))

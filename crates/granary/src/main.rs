@@ -4,7 +4,9 @@
 
 mod admin;
 mod cli;
+mod cli_ai;
 mod commands;
+mod commands_ai;
 mod drive_list;
 mod engine;
 mod key_commands;
@@ -58,6 +60,9 @@ fn main() -> ExitCode {
         Command::Heal(args) => commands::heal(&args).map_err(Failure::from),
         Command::Status(args) => commands::status(&args).map(|()| true).map_err(Failure::from),
         Command::Health(args) => commands::health(&args).map(|()| true).map_err(Failure::from),
+        Command::Checkpoint(command) => commands_ai::checkpoint(&command).map_err(Failure::from),
+        Command::Dataset(command) => commands_ai::dataset(&command).map_err(Failure::from),
+        Command::Preset(command) => commands_ai::preset(&command).map_err(Failure::from),
         Command::Config => {
             // A pipe that was closed early (`| head`) is no failure.
             let _closed = std::io::stdout().write_all(settings::rendered_default().as_bytes());

@@ -94,7 +94,7 @@ pub(crate) enum ServeError {
     Node(#[from] NodeError),
     /// The preset's buckets.
     #[error("preset: {0}")]
-    Preset(#[from] granary_store::StoreError),
+    Preset(String),
     /// A key that the settings name.
     #[error("keys.kms_keys: {id}: {source}")]
     KmsKey {
@@ -263,7 +263,7 @@ async fn live(start: Start, data: DataDir) -> Result<(), ServeError> {
     let status = node.status();
     let owner = Owner::root(node.cluster());
     if let Some(Preset::Ai) = preset {
-        preset::ai(node.store(), &owner).await?;
+        preset::ai(&node).await.map_err(ServeError::Preset)?;
     }
     for id in &settings.keys.kms_keys {
         node.store().create_kms_key(id).await.map_err(|source| ServeError::KmsKey { id: id.clone(), source })?;

@@ -6,6 +6,7 @@
 mod checkpoints;
 mod commands;
 mod conformance;
+mod datasets;
 mod golden;
 mod model;
 mod recovery;

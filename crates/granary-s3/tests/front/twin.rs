@@ -329,6 +329,7 @@ impl ObjectStore for Twin {
                     versioning,
                     options: request.options,
                     documents: request.documents,
+                    frozen: Vec::new(),
                 };
                 let bucket = Bucket { record, keys: BTreeMap::new(), uploads: BTreeMap::new() };
                 buckets.insert(request.name, bucket);

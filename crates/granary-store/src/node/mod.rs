@@ -171,6 +171,7 @@ impl Node {
         let mut tasks = self.tasks.lock();
         tasks.push(tokio::spawn(reaper::run(Arc::clone(inner), Arc::clone(&self.stop), self.sweep_allowed)));
         tasks.push(tokio::spawn(heal::run(Arc::clone(inner), Arc::clone(&self.stop))));
+        tasks.push(tokio::spawn(crate::ai::keeper::run(self.store.clone(), Arc::clone(&self.stop))));
         inner.resume_heal();
     }
 

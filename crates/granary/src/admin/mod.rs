@@ -2,6 +2,7 @@
 //!
 //! It answers from the moment the process runs (`/health/live`), long before the node serves (`/health/ready`).
 
+mod ai;
 mod auth;
 pub(crate) mod client;
 mod drives;
@@ -15,6 +16,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use granary_access::RootKeys;
+use granary_store::ai::dataset::Datasets;
 use granary_store::node::Node;
 use granary_types::{Clock as _, SystemClock};
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
@@ -27,6 +29,8 @@ use crate::metrics::Metrics;
 use auth::{Signed, Verifier};
 use drives::Selector;
 
+/// Memory for indexes of tar files while datasets are frozen.
+const SHARD_INDEX_BYTES: u64 = 256 << 20;
 /// Bytes of a request's body, at most.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
@@ -39,6 +43,7 @@ pub(crate) struct Admin {
     started: Instant,
     face: Face,
     drive_list: Option<crate::drive_list::DriveList>,
+    datasets: OnceLock<Datasets>,
 }
 
 /// How the node shows itself, for `granary status`.
@@ -79,6 +84,7 @@ impl Admin {
             started: Instant::now(),
             face,
             drive_list,
+            datasets: OnceLock::new(),
         }
     }
 
@@ -181,7 +187,13 @@ impl Admin {
             }
             (_, path) if path.starts_with("/admin/v1/keys") => keys::answer(node, method, path, body).await,
             ("GET", "/admin/v1/heal") => Ok(json!(node.heal_status())),
-            _ => Err(Refusal(StatusCode::NOT_FOUND, format!("there is no {method} {path}"))),
+            _ => match path.strip_prefix("/admin/v1/ai/") {
+                Some(path) => {
+                    let datasets = self.datasets.get_or_init(|| Datasets::new(node.store().clone(), SHARD_INDEX_BYTES));
+                    ai::route(method.as_str(), path, body, node, datasets).await
+                }
+                None => Err(Refusal(StatusCode::NOT_FOUND, format!("there is no {method} {path}"))),
+            },
         }
     }
 

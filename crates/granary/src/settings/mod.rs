@@ -185,6 +185,13 @@ settings! {
         sweep_interval_ms: u64 = 1_800_000,
     }
 
+    /// Reads for AI work: members of tar shards, batches (docs/ai.md).
+    ai: AiSettings {
+        /// Memory that indexes of tar shards may take together, in bytes; the index of one shard at most a quarter of it
+        /// (about 28 bytes and its name for each member).
+        shard_index_bytes: u64 = 256 << 20,
+    }
+
     /// The admin endpoint: health, metrics, and what `granary status`, `drive` and `heal` talk to.
     admin: AdminSettings {
         /// Address and port to listen on. Requests other than health and metrics are signed with the root keys.
