@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 
 use crate::active::ActiveParts;
 use crate::api::Result;
+use crate::cache::ChunkCache;
 use crate::error::StoreError;
 use crate::heal::HealState;
 use crate::md5_farm::Md5Farm;
@@ -48,6 +49,8 @@ pub struct StoreOptions {
     pub sweep_interval: Duration,
     /// How long an opened key is kept in memory before the key provider is asked again.
     pub key_cache: Duration,
+    /// Memory for opened chunks; 0: none are kept.
+    pub cache_bytes: u64,
 }
 
 impl Default for StoreOptions {
@@ -64,6 +67,7 @@ impl Default for StoreOptions {
             orphan_grace: Duration::from_secs(3600),
             sweep_interval: Duration::from_secs(1800),
             key_cache: Duration::from_secs(300),
+            cache_bytes: 0,
         }
     }
 }
@@ -91,6 +95,8 @@ pub(crate) struct Inner {
     pub(crate) kms_keys: RwLock<HashMap<String, (Arc<KmsKey>, Instant)>>,
     /// One change of named keys at a time.
     pub(crate) kms_turn: tokio::sync::Mutex<()>,
+    /// Opened chunks.
+    pub(crate) cache: ChunkCache,
     /// When objects of caches were read.
     pub(crate) uses: crate::ai::keeper::Uses,
     manifests: RwLock<HashMap<UploadId, Arc<Vec<PartRecord>>>>,
@@ -112,6 +118,7 @@ impl Inner {
         let units = usize::try_from(options.ingest_memory_bytes / INGEST_UNIT_BYTES)
             .unwrap_or(Semaphore::MAX_PERMITS)
             .clamp(1, Semaphore::MAX_PERMITS);
+        let cache_bytes = options.cache_bytes;
         Self {
             meta,
             stripes,
@@ -126,6 +133,7 @@ impl Inner {
             heal,
             folders: RwLock::default(),
             table_lock: Mutex::new(()),
+            cache: ChunkCache::new(cache_bytes),
             uses: crate::ai::keeper::Uses::default(),
             bucket_keys: RwLock::default(),
             kms_keys: RwLock::default(),
@@ -161,6 +169,7 @@ impl Inner {
     /// Forgets a deleted bucket's key.
     pub(crate) fn forget_bucket_key(&self, bucket: BucketId) {
         self.bucket_keys.write().remove(&bucket);
+        self.cache.evict_bucket(bucket);
     }
 
     /// A completed upload's parts, in order.

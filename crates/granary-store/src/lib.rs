@@ -9,6 +9,7 @@ pub mod error;
 
 mod active;
 mod buckets;
+pub mod cache;
 mod condition;
 mod digest;
 mod egress;

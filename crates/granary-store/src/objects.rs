@@ -16,6 +16,7 @@ use crate::api::{
     BodyOut, Claims, CopyRequest, CopyResponse, CopySource, DeleteRequest, DeleteResponse, GetRequest, ObjectInfo,
     ObjectParts, Portion, PutRequest, PutResponse, Result, Unlock,
 };
+use crate::cache::Admit;
 use crate::condition::{check_copy_source, check_read, etag_matches};
 use crate::egress::{self, Piece};
 use crate::error::StoreError;
@@ -258,14 +259,29 @@ impl Inner {
         range: ByteRange,
         unlock: &Unlock,
     ) -> Result<BodyOut> {
+        self.read_as(bucket, object, inline, range, unlock, Admit::Policy).await
+    }
+
+    /// As [`Inner::read`]; `admit` says how what is read comes into the cache.
+    pub(crate) async fn read_as(
+        self: &Arc<Self>,
+        bucket: &BucketRecord,
+        object: &ObjectRecord,
+        inline: Option<Bytes>,
+        range: ByteRange,
+        unlock: &Unlock,
+        admit: Admit,
+    ) -> Result<BodyOut> {
         let customer_key = match unlock {
             Unlock::Key(key) => Some(key),
             Unlock::Plain | Unlock::Unneeded => None,
         };
+        // What only a customer's key opens is not kept open.
+        let admit = if matches!(object.attributes.sse, Sse::Customer { .. }) { Admit::Never } else { admit };
         // Nothing is read before the keys are there: pieces keep the reaper away from their parts.
         let pieces = self.pieces(object, inline, range)?;
         let lock = self.open_lock(&object.attributes.sse, customer_key).await?;
-        egress::body(self, self.bucket_key(bucket).await?, lock, pieces).await
+        egress::body(self, bucket.id, self.bucket_key(bucket).await?, lock, pieces, admit).await
     }
 
     /// Looks up the source of a copy and checks its conditions.

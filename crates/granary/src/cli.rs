@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use granary_types::Scheme;
 
-use crate::cli_ai::{CheckpointCommand, DatasetCommand, PresetCommand};
+use crate::cli_ai::{CacheCommand, CheckpointCommand, DatasetCommand, PresetCommand};
 
 /// A self-hosted, S3-compatible object store for AI work: training data in, checkpoints out.
 #[derive(Debug, Parser)]
@@ -44,6 +44,9 @@ pub(crate) enum Command {
     /// Freeze datasets, check them, walk what was made from what
     #[command(subcommand)]
     Dataset(DatasetCommand),
+    /// The read cache: look, warm, pin, evict
+    #[command(subcommand)]
+    Cache(CacheCommand),
     /// Make buckets with fitting settings
     #[command(subcommand)]
     Preset(PresetCommand),
@@ -277,6 +280,8 @@ mod tests {
             "granary dataset lineage b/p",
             "granary dataset thaw b/p --yes",
             "granary preset list",
+            "granary cache status",
+            "granary cache pin b/p",
             "granary preset apply ai --project p --region eu --lock compliance --lock-days 7",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");

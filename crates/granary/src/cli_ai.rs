@@ -115,6 +115,44 @@ pub(crate) struct VerifyArgs {
     pub(crate) node: NodeArgs,
 }
 
+/// `granary cache ...`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    /// Show what is in the read cache, by bucket
+    Status {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        /// Which node.
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+    /// Read a folder's objects into memory, as much as fits
+    Warm {
+        /// What: BUCKET/FOLDER
+        place: String,
+        /// Which node.
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+    /// As warm, and keep it there until it is evicted; at most half of the cache
+    Pin {
+        /// What: BUCKET/FOLDER
+        place: String,
+        /// Which node.
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+    /// Give up what is in memory of a folder's objects
+    Evict {
+        /// What: BUCKET/FOLDER
+        place: String,
+        /// Which node.
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+}
+
 /// `granary preset ...`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum PresetCommand {

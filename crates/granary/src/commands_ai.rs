@@ -8,7 +8,7 @@ use granary_types::{ChecksumAlgorithm, ChecksumHasher};
 use serde_json::{Value, json};
 
 use crate::admin::client::{Client, ClientError};
-use crate::cli_ai::{ApplyArgs, CheckpointCommand, DatasetCommand, PresetCommand, VerifyArgs};
+use crate::cli_ai::{ApplyArgs, CacheCommand, CheckpointCommand, DatasetCommand, PresetCommand, VerifyArgs};
 use crate::commands::{get, number, post, say, say_json, word};
 use crate::preset::{BUILT_IN, Choice, Preset};
 
@@ -213,6 +213,36 @@ fn local_file(
         }
         _ => Ok(()),
     }
+}
+
+/// `granary cache`.
+pub(crate) fn cache(command: &CacheCommand) -> Result<bool> {
+    let (verb, place, node) = match command {
+        CacheCommand::Status { json, node } => {
+            let found = get(&Client::new(node)?, "/admin/v1/ai/cache/status")?;
+            if *json {
+                say_json(&found)?;
+                return Ok(true);
+            }
+            say(&format!("{} of {} bytes in use\n", found["bytes"], found["budget_bytes"]))?;
+            for one in found["buckets"].as_array().into_iter().flatten() {
+                let (hits, misses) = (number(&one["hits"]), number(&one["misses"]));
+                let ratio = hits as f64 * 100.0 / (hits + misses).max(1) as f64;
+                say(&format!("{:<40} {hits} hits, {misses} misses ({ratio:.1} %)\n", word(&one["bucket"])))?;
+            }
+            return Ok(true);
+        }
+        CacheCommand::Warm { place, node } => ("warm", place, node),
+        CacheCommand::Pin { place, node } => ("pin", place, node),
+        CacheCommand::Evict { place, node } => ("evict", place, node),
+    };
+    let done = post(&Client::new(node)?, &format!("/admin/v1/ai/cache/{verb}"), &json!({ "place": place }))?;
+    let unit = if verb == "evict" { "chunks given up" } else { "bytes read" };
+    say(&format!("{} objects, {} {unit}\n", done["objects"], done["amount"]))?;
+    if done["is_full"] == true {
+        say("the cache is full: the rest was not read\n")?;
+    }
+    Ok(true)
 }
 
 /// `granary preset`. `Ok(false)`: a bucket could not be brought to the preset's settings.

@@ -36,6 +36,7 @@ pub(crate) fn options(settings: &Settings) -> NodeOptions {
             ingest_wait: Duration::from_millis(store.ingest_wait_ms),
             garbage_quarantine: Duration::from_millis(store.garbage_quarantine_ms),
             orphan_grace: Duration::from_millis(store.orphan_grace_ms),
+            cache_bytes: settings.ai.cache_bytes,
             sweep_interval: Duration::from_millis(store.sweep_interval_ms),
             key_cache: Duration::from_millis(settings.keys.cache_ms),
             ..StoreOptions::default()

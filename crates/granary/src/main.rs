@@ -62,6 +62,7 @@ fn main() -> ExitCode {
         Command::Health(args) => commands::health(&args).map(|()| true).map_err(Failure::from),
         Command::Checkpoint(command) => commands_ai::checkpoint(&command).map_err(Failure::from),
         Command::Dataset(command) => commands_ai::dataset(&command).map_err(Failure::from),
+        Command::Cache(command) => commands_ai::cache(&command).map_err(Failure::from),
         Command::Preset(command) => commands_ai::preset(&command).map_err(Failure::from),
         Command::Config => {
             // A pipe that was closed early (`| head`) is no failure.

@@ -93,8 +93,11 @@ pub(super) async fn batch(mut call: Call<'_>) -> Answer {
     let count = list.items.len();
     let mut items = Vec::with_capacity(count);
     for (i, wanted) in list.items.into_iter().enumerate() {
+        let item_version = wanted.version.clone();
         let mut item = item(i, wanted)?;
-        if let Err(denied) = call.permit("GetObject", Some(item.key.as_str())) {
+        let asked =
+            call.route.permit(&call.cx, "GetObject", &call.bucket, Some(item.key.as_str()), item_version.as_deref());
+        if let Err(denied) = asked.await {
             match on_missing {
                 OnMissing::Mark => item.denied = true,
                 OnMissing::Fail | OnMissing::Cut => return Err(denied),

@@ -30,13 +30,13 @@ pub(super) async fn epoch(call: Call<'_>) -> Answer {
         batch_size: query.number("batch-size", 1..=BATCH_SAMPLES_MAX, 128)?,
     };
     // Whoever may read nothing under the prefix shall not learn what is there.
-    call.permit("ListObjectsV2", Some(&call.path))?;
+    call.permit("ListObjectsV2", Some(&call.path)).await?;
     let bucket = call.route.front.bucket(&call.bucket, None)?;
     let (items, share) = call.route.epochs.batch(&bucket, &call.path, request).await?;
     let mut last = None;
     for item in &items {
         if last != Some(&item.key) {
-            call.permit("GetObject", Some(item.key.as_str()))?;
+            call.permit("GetObject", Some(item.key.as_str())).await?;
             last = Some(&item.key);
         }
     }
@@ -57,7 +57,7 @@ pub(super) async fn epoch(call: Call<'_>) -> Answer {
 pub(super) async fn dataset(call: Call<'_>) -> Answer {
     call.named("GranaryDataset");
     call.method(&[Method::GET])?;
-    call.permit("ListObjectsV2", Some(&call.path))?;
+    call.permit("ListObjectsV2", Some(&call.path)).await?;
     let bucket = call.route.front.bucket(&call.bucket, None)?;
     let shown = |frozen: &FrozenPrefix| {
         let manifest = frozen.manifest.as_ref();

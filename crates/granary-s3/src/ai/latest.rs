@@ -15,7 +15,7 @@ pub(super) async fn latest(call: Call<'_>) -> Answer {
         (path, None) => path.to_owned(),
         _ => return Err(crate::error::invalid_argument("name the run in the path or as `prefix`, not both").into()),
     };
-    call.permit("ListObjectsV2", Some(&prefix))?;
+    call.permit("ListObjectsV2", Some(&prefix)).await?;
     let owned = |name: &str| call.query.get(name).filter(|text| !text.is_empty()).map(str::to_owned);
     let request = LatestRequest { prefix, marker: owned("marker"), ending: owned("suffix") };
     let found = find(&**call.route.shards.store(), &call.bucket, &request).await?;

@@ -90,8 +90,7 @@ pub(super) async fn member(call: Call<'_>) -> Answer {
     call.named("GranaryMember");
     call.method(&[Method::GET, Method::HEAD])?;
     let key = call.key()?;
-    call.permit(if call.method == Method::HEAD { "HeadObject" } else { "GetObject" }, Some(key.as_str()))?;
-    crate::ops::attributes::check_encryption(&call.headers)?;
+    call.permit(if call.method == Method::HEAD { "HeadObject" } else { "GetObject" }, Some(key.as_str())).await?;
     let name = call.query.get("granary-member").unwrap_or_default();
     let version = convert::version_id(call.query.get("versionId"))?;
     let read = read(&call.headers)?;
@@ -113,7 +112,7 @@ pub(super) async fn list(call: Call<'_>) -> Answer {
     call.named("GranaryMembers");
     call.method(&[Method::GET])?;
     let key = call.key()?;
-    call.permit("GetObject", Some(key.as_str()))?;
+    call.permit("GetObject", Some(key.as_str())).await?;
     let version = convert::version_id(call.query.get("versionId"))?;
     let limit = call.query.number("max-members", 1..=PAGE_MAX, PAGE_DEFAULT)?;
     let from = call.query.number("page", 0..=u64::MAX, 0)?;

@@ -11,7 +11,7 @@ mod query;
 
 use std::sync::Arc;
 
-use granary_access::Identity;
+use granary_access::{By, Decision};
 use granary_store::ai::epoch::Epochs;
 use granary_store::ai::shard::Shards;
 use granary_types::{BucketName, ObjectKey};
@@ -58,13 +58,21 @@ struct Call<'a> {
 impl AiRoute {
     /// Whether the caller may do what `operation` of S3 does, to the bucket or to the key in it. The one place where
     /// these endpoints ask.
-    fn permit(&self, caller: &Identity, operation: &str, bucket: &BucketName, key: Option<&str>) -> Result<(), Fail> {
-        let _ = (operation, bucket, key);
-        if caller.is_root {
-            Ok(())
-        } else {
-            Err(S3Error::with_message(S3ErrorCode::AccessDenied, "Access Denied").into())
+    async fn permit(
+        &self,
+        cx: &Cx,
+        operation: &str,
+        bucket: &BucketName,
+        key: Option<&str>,
+        version: Option<&str>,
+    ) -> Result<(), Fail> {
+        let is_root = cx.caller.is_root;
+        cx.trace.set_decision(Decision { allowed: is_root, by: if is_root { By::Root } else { By::Nothing } });
+        if is_root {
+            return Ok(());
         }
+        tracing::debug!(request_id = %cx.trace.id, operation, %bucket, key, version, "refused");
+        Err(S3Error::with_message(S3ErrorCode::AccessDenied, "Access Denied").into())
     }
 
     async fn serve(&self, request: S3Request<Body>) -> S3Result<S3Response<Body>> {
@@ -95,8 +103,9 @@ impl AiRoute {
 }
 
 impl Call<'_> {
-    fn permit(&self, operation: &str, key: Option<&str>) -> Result<(), Fail> {
-        self.route.permit(&self.cx.caller, operation, &self.bucket, key)
+    async fn permit(&self, operation: &str, key: Option<&str>) -> Result<(), Fail> {
+        let version = self.query.get("versionId");
+        self.route.permit(&self.cx, operation, &self.bucket, key, version).await
     }
 
     /// Names the request in metrics and logs.
@@ -140,10 +149,11 @@ impl S3Route for AiRoute {
 
     async fn check_access(&self, request: &mut S3Request<Body>) -> S3Result<()> {
         let identity = self.access.identity(request.credentials.as_ref())?;
-        request.extensions.insert(identity);
         if let Some(trace) = request.extensions.get::<Arc<Trace>>() {
             trace.set_operation(operation_index("Other"));
+            trace.set_identity(Arc::clone(&identity));
         }
+        request.extensions.insert(identity);
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use crate::ai::AiError;
 use crate::ai::shard::{MemberRead, Shards};
 use crate::ai::source::Found;
 use crate::ai::tar_out::{self, Entry};
-use crate::api::{BodyOut, GetRequest, Portion, ReadCondition};
+use crate::api::{BodyOut, GetRequest, Portion, ReadCondition, Unlock};
 use crate::error::StoreError;
 
 /// Items in one batch, at most.
@@ -160,6 +160,7 @@ fn get_request(bucket: &BucketName, item: &Item) -> GetRequest {
         version: item.version,
         portion: item.range.map_or(Portion::Whole, Portion::Range),
         condition: ReadCondition::default(),
+            unlock: Unlock::Plain,
     }
 }
 

@@ -20,8 +20,7 @@ use crate::ai::shard::Shards;
 use crate::ai::source::Found;
 use crate::api::{
     Claims, CompleteRequest, CreateUploadRequest, GetRequest, ListRequest, ObjectStore as _, Portion, PutRequest,
-    ReadCondition, UploadPartRequest,
-};
+    ReadCondition, UploadPartRequest, Unlock};
 use crate::error::StoreError;
 use crate::inner::{from_crypto, from_meta};
 use crate::store::Store;
@@ -321,14 +320,8 @@ impl Datasets {
     /// The store's; what does not agree is in the result.
     pub async fn verify(&self, bucket: &BucketName, prefix: &str, deep: bool) -> Result<Verified, AiError> {
         let frozen = self.frozen(bucket, prefix)?;
-        let mut lines = Vec::new();
+        let manifest = finished(bucket, &frozen)?;
         let mut found = Verified { public_key: hex(&self.signer().await?.public_key()), ..Verified::default() };
-        let manifest = read_manifest(&self.store, bucket, &frozen, |entry| {
-            if let Entry::Object(line) = entry {
-                lines.push(line);
-            }
-        })
-        .await?;
         found.manifest_sha256 = hex(&manifest.sha256);
         match self.signature(bucket, &manifest).await {
             Ok(file) => {
@@ -338,16 +331,40 @@ impl Datasets {
             }
             Err(error) => found.wrong(format!("the signature cannot be read: {error}")),
         }
-        for line in &lines {
-            match self.check_object(bucket, line, deep).await {
-                Ok(()) => {
-                    found.objects += 1;
-                    found.bytes += line.size;
+        // Manifest and listing are in the same order: one pass over both, however many there are.
+        let (_, mut body) = self.store.get(get(bucket, manifest.key.clone())).await?;
+        let (mut reader, mut hasher) = (Reader::default(), ChecksumHasher::new(ChecksumAlgorithm::Sha256));
+        let mut others = Others::new(bucket.clone(), prefix.to_owned());
+        let mut lines = Vec::new();
+        while let Some(frame) = body.next().await.transpose()? {
+            hasher.update(&frame);
+            let fed = reader.feed(&frame, |entry| {
+                if let Entry::Object(line) = entry {
+                    lines.push(line);
                 }
-                Err(why) => found.wrong(format!("{}: {why}", line.key)),
+            });
+            if let Err(why) = fed {
+                found.wrong(why);
+                return Ok(found);
+            }
+            for line in lines.drain(..) {
+                others.up_to(&self.store, Some(&line.key), &mut found).await?;
+                match self.check_object(bucket, &line, deep).await {
+                    Ok(()) => {
+                        found.objects += 1;
+                        found.bytes += line.size;
+                    }
+                    Err(why) => found.wrong(format!("{}: {why}", line.key)),
+                }
             }
         }
-        self.check_others(bucket, prefix, &lines, &mut found).await?;
+        others.up_to(&self.store, None, &mut found).await?;
+        if sha256(hasher) != manifest.sha256 {
+            found.wrong("the SHA-256 of the manifest is not the one that was signed".to_owned());
+        }
+        if let Err(why) = reader.finish() {
+            found.wrong(why);
+        }
         Ok(found)
     }
 
@@ -398,29 +415,6 @@ impl Datasets {
         }
     }
 
-    /// Looks for objects under the prefix that the manifest does not name.
-    async fn check_others(
-        &self,
-        bucket: &BucketName,
-        prefix: &str,
-        lines: &[Line],
-        found: &mut Verified,
-    ) -> Result<(), AiError> {
-        let mut list = ListRequest { prefix: prefix.to_owned(), max_keys: 1000, ..ListRequest::default() };
-        loop {
-            let page = self.store.list(bucket, &list).await?;
-            for (key, _) in &page.objects {
-                if lines.binary_search_by(|line| line.key.as_str().cmp(key)).is_err() {
-                    found.wrong(format!("{key}: it is not in the manifest"));
-                }
-            }
-            match page.next_after {
-                Some(after) => list.after = Some(after),
-                None => return Ok(()),
-            }
-        }
-    }
-
     /// The dataset and what it was made from, and so on.
     ///
     /// # Errors
@@ -465,6 +459,56 @@ impl Datasets {
     }
 }
 
+/// The manifest of a dataset whose freezing came to its end.
+fn finished(bucket: &BucketName, frozen: &FrozenPrefix) -> Result<FrozenManifest, AiError> {
+    frozen.manifest.clone().ok_or_else(|| {
+        let prefix = &frozen.prefix;
+        AiError::Invalid(format!("{bucket}/{prefix} is closed but has no manifest yet: freeze it again to finish"))
+    })
+}
+
+/// A walk over what is under a prefix, beside a manifest's lines.
+struct Others {
+    bucket: BucketName,
+    list: ListRequest,
+    page: std::vec::IntoIter<String>,
+    next: Option<String>,
+    ended: bool,
+}
+
+impl Others {
+    fn new(bucket: BucketName, prefix: String) -> Self {
+        let list = ListRequest { prefix, max_keys: 1000, ..ListRequest::default() };
+        Self { bucket, list, page: Vec::new().into_iter(), next: None, ended: false }
+    }
+
+    /// Goes on to `key` (or the end), and tells of keys before it, which the manifest does not name.
+    async fn up_to(&mut self, store: &Store, key: Option<&str>, found: &mut Verified) -> Result<(), AiError> {
+        loop {
+            if self.next.is_none() {
+                self.next = self.page.next();
+            }
+            match &self.next {
+                Some(next) if key.is_some_and(|key| next.as_str() > key) => return Ok(()),
+                Some(next) => {
+                    if key != Some(next.as_str()) {
+                        found.wrong(format!("{next}: it is not in the manifest"));
+                    }
+                    self.next = None;
+                }
+                None if self.ended => return Ok(()),
+                None => {
+                    let page = store.list(&self.bucket, &self.list).await?;
+                    let keys: Vec<_> = page.objects.into_iter().map(|(key, _)| key).collect();
+                    self.page = keys.into_iter();
+                    self.ended = page.next_after.is_none();
+                    self.list.after = page.next_after;
+                }
+            }
+        }
+    }
+}
+
 fn get(bucket: &BucketName, key: ObjectKey) -> GetRequest {
     GetRequest {
         bucket: bucket.clone(),
@@ -472,6 +516,7 @@ fn get(bucket: &BucketName, key: ObjectKey) -> GetRequest {
         version: None,
         portion: Portion::Whole,
         condition: ReadCondition::default(),
+            unlock: Unlock::Plain,
     }
 }
 
@@ -486,9 +531,7 @@ pub async fn read_manifest(
     mut each: impl FnMut(Entry),
 ) -> Result<FrozenManifest, AiError> {
     let prefix = &frozen.prefix;
-    let manifest = frozen.manifest.clone().ok_or_else(|| {
-        AiError::Invalid(format!("{bucket}/{prefix} is closed but has no manifest yet: freeze it again to finish"))
-    })?;
+    let manifest = finished(bucket, frozen)?;
     let bad = |why: String| AiError::Invalid(format!("the manifest of {bucket}/{prefix}: {why}"));
     let (_, mut body) = store.get(get(bucket, manifest.key.clone())).await?;
     let (mut reader, mut hasher) = (Reader::default(), ChecksumHasher::new(ChecksumAlgorithm::Sha256));
@@ -554,8 +597,9 @@ impl Writer {
             size_bytes: bytes.len() as u64,
             claims: claims(),
             body: body(bytes),
+            customer_key: None,
         };
-        let part = self.store.upload_part(request).await?;
+        let part = self.store.upload_part(request).await?.part;
         parts.push(CompletedPart { number, etag: part.etag, checksum: None });
         Ok(())
     }
@@ -570,7 +614,16 @@ impl Writer {
             Some((upload, parts)) => {
                 let condition = Condition::default();
                 let (checksum, size_bytes) = (None, None);
-                let request = CompleteRequest { bucket, key, upload, parts, checksum, size_bytes, condition };
+                let request = CompleteRequest {
+                    bucket,
+                    key,
+                    upload,
+                    parts,
+                    checksum,
+                    size_bytes,
+                    condition,
+                    customer_key: None,
+                };
                 self.store.complete_upload(request).await
             }
             None => {
@@ -582,6 +635,7 @@ impl Writer {
                     claims: claims(),
                     condition: Condition::default(),
                     body: body(self.buffer),
+                    customer_key: None,
                 };
                 self.store.put(request).await
             }

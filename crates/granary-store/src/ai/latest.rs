@@ -7,7 +7,7 @@
 use granary_types::{BucketName, ObjectKey, Timestamp, VersionId};
 
 use crate::ai::AiError;
-use crate::api::{GetRequest, ListRequest, ObjectStore, Portion, ReadCondition};
+use crate::api::{GetRequest, ListRequest, ObjectStore, Portion, ReadCondition, Unlock};
 use crate::error::StoreError;
 
 /// Keys and folders looked at below one prefix, at most.
@@ -271,7 +271,7 @@ async fn head(
 ) -> Result<Option<crate::api::ObjectInfo>, AiError> {
     let Ok(key) = ObjectKey::new(key.to_owned()) else { return Ok(None) };
     let (portion, condition) = (Portion::Whole, ReadCondition::default());
-    match store.head(GetRequest { bucket: bucket.clone(), key, version: None, portion, condition }).await {
+    match store.head(GetRequest { bucket: bucket.clone(), key, version: None, portion, condition, unlock: Unlock::Plain }).await {
         Ok(info) => Ok(Some(info)),
         Err(StoreError::NoSuchKey { .. }) => Ok(None),
         Err(error) => Err(error.into()),

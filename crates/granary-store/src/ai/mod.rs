@@ -14,5 +14,6 @@ pub mod shard_cache;
 pub mod source;
 pub mod tar;
 pub mod tar_out;
+pub mod warm;
 
 pub use error::AiError;

@@ -8,7 +8,7 @@ use granary_meta::command::EtagMatch;
 use granary_types::{BucketName, ObjectKey, RangeSpec, VersionId};
 
 use crate::ai::AiError;
-use crate::api::{BodyOut, GetRequest, ObjectInfo, ObjectStore, Portion, ReadCondition};
+use crate::api::{BodyOut, GetRequest, ObjectInfo, ObjectStore, Portion, ReadCondition, Unlock};
 use crate::error::StoreError;
 
 /// The first window after a hop.
@@ -47,6 +47,7 @@ impl Found {
                 version,
                 portion: Portion::Whole,
                 condition: ReadCondition::default(),
+            unlock: Unlock::Plain,
             })
             .await?;
         Ok(Self { bucket: bucket.clone(), key: key.clone(), info })
@@ -69,6 +70,7 @@ impl Found {
                 if_match: Some(EtagMatch::OneOf(vec![self.info.object.etag.clone()])),
                 ..ReadCondition::default()
             },
+            unlock: Unlock::Plain,
         };
         match store.get(request).await {
             Ok((info, body)) if info.created == self.info.created => Ok(body),

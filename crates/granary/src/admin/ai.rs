@@ -6,6 +6,7 @@ use granary_store::ai::AiError;
 use granary_store::ai::dataset::Datasets;
 use granary_store::ai::latest::{LatestRequest, latest};
 use granary_store::ai::manifest::hex;
+use granary_store::cache::Admit;
 use granary_store::node::Node;
 use granary_types::{BucketName, ErrorKind};
 use http::StatusCode;
@@ -95,6 +96,22 @@ pub(super) async fn route(method: &str, path: &str, body: &Value, node: &Arc<Nod
         ("GET", "dataset/key") => {
             let signer = datasets.signer().await.map_err(|error| refusal(&error))?;
             Ok(json!({ "algorithm": "Ed25519", "public_key": hex(&signer.public_key()) }))
+        }
+        ("GET", "cache/status") => {
+            let buckets = node.store().cache_status().map_err(|error| refusal(&error))?;
+            let bytes: u64 = buckets.iter().map(|bucket| bucket.bytes).sum();
+            let buckets = value(serde_json::to_value(buckets))?;
+            Ok(json!({ "bytes": bytes, "budget_bytes": node.store().options().cache_bytes, "buckets": buckets }))
+        }
+        ("POST", "cache/warm" | "cache/pin" | "cache/evict") => {
+            let (bucket, prefix) = place(text(body, "place")?)?;
+            let store = node.store();
+            let done = match path {
+                "cache/warm" => store.warm(&bucket, &prefix, Admit::Always).await,
+                "cache/pin" => store.warm(&bucket, &prefix, Admit::Pin).await,
+                _ => store.evict(&bucket, &prefix).await,
+            };
+            value(serde_json::to_value(done.map_err(|error| refusal(&error))?))
         }
         ("POST", "preset/apply") => {
             let preset: preset::Preset = serde_json::from_value(body["preset"].clone())

@@ -190,6 +190,9 @@ settings! {
         /// Memory that indexes of tar shards may take together, in bytes; the index of one shard at most a quarter of it
         /// (about 28 bytes and its name for each member).
         shard_index_bytes: u64 = 256 << 20,
+        /// Memory for opened chunks of objects that are read often, in bytes; 0: none are kept. Worth most when it holds half of
+        /// what an epoch reads, or more.
+        cache_bytes: u64 = 256 << 20,
     }
 
     /// The admin endpoint: health, metrics, and what `granary status`, `drive` and `heal` talk to.
