@@ -279,7 +279,13 @@ async fn bucket(
 ) -> Result<(&'static str, Vec<String>), StoreError> {
     let store = node.store();
     let region = options.regions.first().cloned();
-    let request = CreateBucketRequest { name: name.clone(), owner: owner.id.clone(), region, options: options.clone(), documents: std::collections::BTreeMap::new() };
+    let request = CreateBucketRequest {
+        name: name.clone(),
+        owner: owner.id.clone(),
+        region,
+        options: options.clone(),
+        documents: std::collections::BTreeMap::new(),
+    };
     let is_new = match store.create_bucket(request).await {
         Ok(()) => true,
         Err(StoreError::Refused(Refusal::BucketExists { .. })) if only_missing => return Ok(("left", Vec::new())),

@@ -82,6 +82,7 @@ pub fn missing_code(error: &AiError) -> Option<&'static str> {
         AiError::Store(StoreError::NoSuchKey { .. } | StoreError::IsDeleteMarker { .. }) => Some("NoSuchKey"),
         AiError::Store(StoreError::NoSuchVersion) => Some("NoSuchVersion"),
         AiError::Store(StoreError::InvalidRange { .. }) => Some("InvalidRange"),
+        AiError::Store(StoreError::Sse(_)) => Some("InvalidRequest"),
         AiError::Store(error) if error.kind() == ErrorKind::Denied => Some("AccessDenied"),
         AiError::Store(_)
         | AiError::Changed
@@ -160,7 +161,7 @@ fn get_request(bucket: &BucketName, item: &Item) -> GetRequest {
         version: item.version,
         portion: item.range.map_or(Portion::Whole, Portion::Range),
         condition: ReadCondition::default(),
-            unlock: Unlock::Plain,
+        unlock: Unlock::Plain,
     }
 }
 

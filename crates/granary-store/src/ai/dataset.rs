@@ -20,7 +20,8 @@ use crate::ai::shard::Shards;
 use crate::ai::source::Found;
 use crate::api::{
     Claims, CompleteRequest, CreateUploadRequest, GetRequest, ListRequest, ObjectStore as _, Portion, PutRequest,
-    ReadCondition, UploadPartRequest, Unlock};
+    ReadCondition, Unlock, UploadPartRequest,
+};
 use crate::error::StoreError;
 use crate::inner::{from_crypto, from_meta};
 use crate::store::Store;
@@ -516,7 +517,7 @@ fn get(bucket: &BucketName, key: ObjectKey) -> GetRequest {
         version: None,
         portion: Portion::Whole,
         condition: ReadCondition::default(),
-            unlock: Unlock::Plain,
+        unlock: Unlock::Plain,
     }
 }
 
@@ -614,16 +615,8 @@ impl Writer {
             Some((upload, parts)) => {
                 let condition = Condition::default();
                 let (checksum, size_bytes) = (None, None);
-                let request = CompleteRequest {
-                    bucket,
-                    key,
-                    upload,
-                    parts,
-                    checksum,
-                    size_bytes,
-                    condition,
-                    customer_key: None,
-                };
+                let request =
+                    CompleteRequest { bucket, key, upload, parts, checksum, size_bytes, condition, customer_key: None };
                 self.store.complete_upload(request).await
             }
             None => {

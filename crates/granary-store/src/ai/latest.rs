@@ -271,7 +271,10 @@ async fn head(
 ) -> Result<Option<crate::api::ObjectInfo>, AiError> {
     let Ok(key) = ObjectKey::new(key.to_owned()) else { return Ok(None) };
     let (portion, condition) = (Portion::Whole, ReadCondition::default());
-    match store.head(GetRequest { bucket: bucket.clone(), key, version: None, portion, condition, unlock: Unlock::Plain }).await {
+    match store
+        .head(GetRequest { bucket: bucket.clone(), key, version: None, portion, condition, unlock: Unlock::Plain })
+        .await
+    {
         Ok(info) => Ok(Some(info)),
         Err(StoreError::NoSuchKey { .. }) => Ok(None),
         Err(error) => Err(error.into()),

@@ -47,7 +47,7 @@ impl Found {
                 version,
                 portion: Portion::Whole,
                 condition: ReadCondition::default(),
-            unlock: Unlock::Plain,
+                unlock: Unlock::Plain,
             })
             .await?;
         Ok(Self { bucket: bucket.clone(), key: key.clone(), info })

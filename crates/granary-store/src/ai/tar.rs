@@ -353,5 +353,4 @@ pub fn sample_key(name: &str) -> (&str, &str) {
 }
 
 #[cfg(test)]
-#[path = "tar_tests.rs"]
 mod tests;

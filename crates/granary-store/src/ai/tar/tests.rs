@@ -1,3 +1,5 @@
+//! Headers as tar programs write them, and as they should not be.
+
 use super::*;
 
 fn block(name: &[u8], size: &[u8], kind: u8) -> Vec<u8> {
