@@ -255,10 +255,10 @@ def test_checkpoint_latest_by_command_line(s3, server, bucket):
 
 
 def test_presets_are_applied_once_and_again(s3, server, tmp_path):
-    assert "artefacts" in cli(server, "preset", "list")
-    assert "there is no preset" in cli(server, "preset", "show", "nothing", status=1)
+    assert "artefacts" in server.run("preset", "list").stdout
+    assert "there is no preset" in server.run("preset", "show", "nothing").stderr
     ours = tmp_path / "ours.toml"
-    ours.write_text(cli(server, "preset", "show", "ai").replace("keep_last = 5", "keep_last = 2"))
+    ours.write_text(server.run("preset", "show", "ai").stdout.replace("keep_last = 5", "keep_last = 2"))
     first = json.loads(cli(server, "preset", "apply", "ai", "--project", "team-a", "--json", "--lock-days", "0"))
     assert {b["bucket"]: b["outcome"] for b in first} == {
         f"team-a-{name}": "created" for name in ("raw", "processed", "artefacts", "cache")

@@ -13,7 +13,7 @@ from tests.harness.granary import Signed, make_tar
 MIB = 1 << 20
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def cached():
     with Server(env={"GRANARY_AI_CACHE_BYTES": str(16 * MIB)}) as server:
         server.start()

@@ -18,14 +18,17 @@ use parking_lot::{Mutex, RwLock};
 const ADMIT_ONE_IN: u64 = 16;
 /// Chunks that come and go together: as many as a drive is read for at once, so that a long read is not broken into small ones.
 pub(crate) const GROUP_CHUNKS: u64 = 8;
-/// After so many misses, others are the lucky ones.
-const GENERATION_MISSES: u64 = 4096;
+/// After so many misses, others are the lucky ones: at most; fewer where the cache is small.
+const GENERATION_MISSES_MAX: u64 = 4096;
+const GENERATION_MISSES_MIN: u64 = 64;
 /// Chunks looked at to find one to give up.
 const SAMPLED: usize = 5;
 /// Uses are counted up to here.
 const USES_MAX: u8 = 7;
-/// Independent parts of the cache, each with a lock of its own.
-const SLICES: usize = 16;
+/// Independent parts of the cache, each with a lock of its own, at most.
+const SLICES_MAX: u64 = 16;
+/// Bytes of one, at least: it has to hold many groups.
+const SLICE_BYTES_MIN: u64 = 16 << 20;
 /// Memory that an entry takes beside its bytes, about.
 const ENTRY_BYTES: u64 = 128;
 
@@ -125,6 +128,7 @@ fn cost(bytes: &Bytes) -> u64 {
 /// The cache. A budget of 0 switches it off.
 pub struct ChunkCache {
     slice_bytes_max: u64,
+    generation_misses: u64,
     slices: Vec<Mutex<Slice>>,
     misses: AtomicU64,
     buckets: RwLock<HashMap<BucketId, Arc<BucketCounters>>>,
@@ -140,10 +144,12 @@ impl ChunkCache {
     /// A cache that holds at most `budget_bytes`.
     #[must_use]
     pub fn new(budget_bytes: u64) -> Self {
-        let slice = |i| Mutex::new(Slice { random: 0x9e37_79b9_7f4a_7c15 ^ (i as u64 + 1), ..Slice::default() });
+        let slices = (budget_bytes / SLICE_BYTES_MIN).clamp(1, SLICES_MAX);
+        let slice = |i| Mutex::new(Slice { random: 0x9e37_79b9_7f4a_7c15 ^ (i + 1), ..Slice::default() });
         Self {
-            slice_bytes_max: budget_bytes / SLICES as u64,
-            slices: (0..SLICES).map(slice).collect(),
+            slice_bytes_max: budget_bytes / slices,
+            generation_misses: (budget_bytes >> 18).clamp(GENERATION_MISSES_MIN, GENERATION_MISSES_MAX),
+            slices: (0..slices).map(slice).collect(),
             misses: AtomicU64::new(0),
             buckets: RwLock::default(),
         }
@@ -177,7 +183,7 @@ impl ChunkCache {
     fn slice(&self, part: PartId, chunk: u64) -> &Mutex<Slice> {
         // Part ids are random.
         let mixed = (u64::from(part.0[15]) ^ (chunk / GROUP_CHUNKS)) as usize;
-        &self.slices[mixed % SLICES]
+        &self.slices[mixed % self.slices.len()]
     }
 
     /// Whether a chunk is one of those that a full cache takes in now: the same for its whole group.
@@ -185,7 +191,7 @@ impl ChunkCache {
         let mut low = [0; 8];
         low.copy_from_slice(&part.0[8..]);
         let mut x = u64::from_le_bytes(low) ^ (chunk / GROUP_CHUNKS).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        x ^= (misses / GENERATION_MISSES).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x ^= (misses / self.generation_misses).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (x ^ (x >> 31)) % ADMIT_ONE_IN == 0
