@@ -11,11 +11,10 @@ use std::fmt;
 use aes_gcm::aead::{Aead as _, Payload};
 use aes_gcm::{Aes256Gcm, KeyInit as _};
 use granary_types::limits::TAG_BYTES;
-use granary_types::{BucketId, PartId, WrappedKey};
+use granary_types::{PartId, WrappedKey};
 
 use crate::error::{CryptoError, OpenError, Result};
 use crate::locks::Lock;
-use crate::provider::KeyProvider;
 use crate::secret::{Secret32, fill_random};
 use crate::xaes::{XNONCE_BYTES, XaesKey};
 
@@ -56,8 +55,7 @@ impl fmt::Debug for DataKey {
     }
 }
 
-/// A bucket's key, opened and prepared: wrapping and unwrapping a data key costs about a microsecond.
-/// Keep one per bucket behind an `Arc`.
+/// One of a bucket's keys, opened and prepared: wrapping and unwrapping a data key costs about a microsecond.
 pub struct BucketKey {
     generation: u32,
     secret: Secret32,
@@ -84,20 +82,14 @@ impl BucketKey {
         self.generation
     }
 
-    /// Wraps this key under the root key, for `bucket` only.
-    ///
-    /// # Errors
-    /// The provider's.
-    pub fn wrap(&self, provider: &dyn KeyProvider, bucket: BucketId) -> Result<WrappedKey> {
-        provider.wrap(&bucket_context(bucket), &self.secret)
+    pub(crate) const fn secret(&self) -> &Secret32 {
+        &self.secret
     }
 
-    /// Opens a bucket's wrapped key. May block where the provider is a device or a service.
-    ///
-    /// # Errors
-    /// The provider's; [`CryptoError::Open`] if it was wrapped for another bucket.
-    pub fn unwrap(provider: &dyn KeyProvider, bucket: BucketId, wrapped: &WrappedKey) -> Result<Self> {
-        provider.unwrap(&bucket_context(bucket), wrapped).map(|secret| Self::from_secret(1, secret))
+    /// A copy, wiped like this one.
+    #[must_use]
+    pub(crate) fn duplicate(&self) -> Self {
+        Self::from_secret(self.generation, self.secret.duplicate())
     }
 
     /// Wraps a part's data key, locked with `lock` first.
@@ -179,12 +171,6 @@ impl fmt::Debug for BucketKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("BucketKey(..)")
     }
-}
-
-fn bucket_context(bucket: BucketId) -> Vec<u8> {
-    let mut context = b"granary bucket key ".to_vec();
-    context.extend_from_slice(&bucket.0.to_le_bytes());
-    context
 }
 
 fn data_key_aad(part: PartId, head: &[u8]) -> Vec<u8> {

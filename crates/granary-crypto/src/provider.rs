@@ -41,6 +41,22 @@ pub trait KeyProvider: Send + Sync + 'static {
     /// What it is, for logs and `granary status`; no secrets.
     fn describe(&self) -> String;
 
+    /// Makes a fresh root key that wraps from now on; older ones still unwrap.
+    ///
+    /// # Errors
+    /// [`CryptoError::Unsupported`] where root keys are not this provider's to make, or the provider's.
+    fn rotate(&self) -> Result<()> {
+        Err(CryptoError::Unsupported("make a new root key where it is kept, then restart"))
+    }
+
+    /// Forgets all root keys but the one that wraps: what they wrapped is lost.
+    ///
+    /// # Errors
+    /// As [`KeyProvider::rotate`].
+    fn retire(&self) -> Result<()> {
+        Err(CryptoError::Unsupported("remove older root keys where they are kept, then restart"))
+    }
+
     /// Whether calls may block on a device or the network: they are then made on threads of their own.
     fn blocks(&self) -> bool {
         false
@@ -110,6 +126,22 @@ impl RootKeys {
             (id, secret, xaes)
         });
         Ok(Self { keys: keys.collect() })
+    }
+
+    /// The same keys and a fresh one, which is active.
+    ///
+    /// # Errors
+    /// [`CryptoError::Format`] for too many.
+    pub fn rotated(&self) -> Result<Self> {
+        let fresh = Self::generate();
+        Self::from_keys(fresh.iter().chain(self.iter()).map(|(id, secret)| (id, secret.duplicate())).collect())
+    }
+
+    /// The active key alone.
+    #[must_use]
+    pub fn retired(&self) -> Self {
+        let (id, secret, _) = &self.keys[0];
+        Self { keys: vec![(*id, secret.duplicate(), XaesKey::new(secret))] }
     }
 
     /// The active key's id.

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use granary_types::Checksum;
 use granary_types::{
-    BucketId, BucketName, DriveId, DriveNo, ObjectKey, PartId, Placement, Timestamp, UploadId, VersionId,
+    BucketId, BucketName, DriveId, DriveNo, ObjectKey, PartId, Placement, Timestamp, UploadId, VersionId, WrappedKey,
 };
 use serde::{Deserialize, Serialize};
 
@@ -69,6 +69,8 @@ pub enum BucketChange {
     },
     /// Replace the engine settings.
     Options(BucketOptions),
+    /// Replace the wrapped bucket keys: after a rotation.
+    Key(WrappedKey),
 }
 
 /// A change to a dataset.

@@ -65,7 +65,7 @@ pub struct BucketRecord {
     pub owner: String,
     /// Region it was created in.
     pub region: String,
-    /// The bucket key, wrapped by the root key.
+    /// The bucket's keys, wrapped by its lock (which is not in the index).
     pub key: WrappedKey,
     /// Versioning state.
     pub versioning: Versioning,

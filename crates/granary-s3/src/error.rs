@@ -251,6 +251,11 @@ fn encryption(error: &SseError) -> Answer {
             Answer::custom(400, "KMS.NotFoundException", format!("Key '{id}' does not exist"))
         }
         SseError::NoSuchKmsKey(id) => Answer::custom(400, "KMS.NotFoundException", format!("Invalid keyId '{id}'")),
+        SseError::BucketKeyDestroyed => Answer::new(
+            403,
+            Code::AccessDenied,
+            "The keys of this bucket were destroyed: nothing in it can be read or written any more.",
+        ),
         SseError::KmsKeyDisabled(id) => Answer::custom(400, "KMS.DisabledException", format!("{id} is disabled.")),
     }
 }

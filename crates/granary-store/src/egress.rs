@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream;
-use granary_crypto::{BucketKey, ChunkCipher};
+use granary_crypto::{BucketKeys, ChunkCipher};
 use granary_meta::records::{PartPlace, PartRecord};
 use granary_stripe::{ChunkStream, PartLayout, SealedRun};
 use granary_types::limits::TAG_BYTES;
@@ -57,7 +57,7 @@ struct Opener {
 
 struct Egress {
     inner: Arc<Inner>,
-    key: Arc<BucketKey>,
+    key: Arc<BucketKeys>,
     lock: OpenLock,
     bucket: BucketId,
     admit: Admit,
@@ -72,11 +72,13 @@ struct Egress {
 pub(crate) async fn body(
     inner: &Arc<Inner>,
     bucket: BucketId,
-    key: Arc<BucketKey>,
+    key: Arc<BucketKeys>,
     lock: OpenLock,
     pieces: VecDeque<Piece>,
     admit: Admit,
 ) -> Result<BodyOut> {
+    // What a customer's key opens is not kept.
+    let admit = if matches!(lock, OpenLock::Customer(_)) { Admit::Never } else { admit };
     let left_bytes = pieces.iter().map(|piece| piece.range.len()).sum();
     let inner = Arc::clone(inner);
     let ready = VecDeque::new();

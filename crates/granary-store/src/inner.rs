@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use granary_crypto::{BlobKey, BucketKey, KeyProvider, KmsKey, Secret32};
+use granary_crypto::{BlobKey, BucketKeys, KeyProvider, KmsKey, Secret32};
 use granary_meta::command::{Command, Outcome};
 use granary_meta::records::{BucketRecord, PartRecord};
 use granary_meta::{Index, MetaError, Proposer};
 use granary_stripe::StripeStore;
 use granary_types::limits::{COPIES_BYTES_MAX, INLINE_BYTES_MAX};
-use granary_types::{BucketId, BucketName, Clock, Scheme, UploadId};
+use granary_types::{BucketId, BucketName, Clock, Scheme, UploadId, WrappedKey};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 
@@ -21,6 +21,7 @@ use crate::cache::ChunkCache;
 use crate::error::StoreError;
 use crate::heal::HealState;
 use crate::md5_farm::Md5Farm;
+use crate::keys::SharedShelf;
 use crate::sse::SseError;
 use crate::stats::StoreStats;
 
@@ -91,10 +92,12 @@ pub(crate) struct Inner {
     /// Drive folders, for the sealed tables kept beside the shards.
     pub(crate) folders: RwLock<Vec<PathBuf>>,
     pub(crate) table_lock: Mutex<()>,
-    bucket_keys: RwLock<HashMap<BucketId, (Arc<BucketKey>, Instant)>>,
+    /// Opened keys, since when, and of what wrapped form.
+    pub(crate) bucket_keys: RwLock<HashMap<BucketId, (Arc<BucketKeys>, Instant, WrappedKey)>>,
+    pub(crate) shelf: SharedShelf,
     pub(crate) kms_keys: RwLock<HashMap<String, (Arc<KmsKey>, Instant)>>,
-    /// One change of named keys at a time.
-    pub(crate) kms_turn: tokio::sync::Mutex<()>,
+    /// One change of keys at a time.
+    pub(crate) keys_turn: tokio::sync::Mutex<()>,
     /// Opened chunks.
     pub(crate) cache: ChunkCache,
     /// When objects of caches were read.
@@ -110,6 +113,7 @@ impl Inner {
         meta: Arc<dyn Proposer>,
         stripes: StripeStore,
         provider: Arc<dyn KeyProvider>,
+        shelf: SharedShelf,
         header_key: &Secret32,
         clock: Arc<dyn Clock>,
         options: StoreOptions,
@@ -136,8 +140,9 @@ impl Inner {
             cache: ChunkCache::new(cache_bytes),
             uses: crate::ai::keeper::Uses::default(),
             bucket_keys: RwLock::default(),
+            shelf,
             kms_keys: RwLock::default(),
-            kms_turn: tokio::sync::Mutex::default(),
+            keys_turn: tokio::sync::Mutex::default(),
             manifests: RwLock::default(),
         }
     }
@@ -150,26 +155,6 @@ impl Inner {
     /// The bucket of that name.
     pub(crate) fn bucket(&self, name: &BucketName) -> Result<Arc<BucketRecord>> {
         self.index()?.bucket(name).ok_or(StoreError::NoSuchBucket)
-    }
-
-    /// The bucket's key, unwrapped and then kept for a bounded time.
-    pub(crate) async fn bucket_key(&self, bucket: &BucketRecord) -> Result<Arc<BucketKey>> {
-        if let Some((key, since)) = self.bucket_keys.read().get(&bucket.id)
-            && since.elapsed() < self.options.key_cache
-        {
-            return Ok(Arc::clone(key));
-        }
-        let (id, wrapped) = (bucket.id, bucket.key.clone());
-        let key = self.with_provider(move |provider| BucketKey::unwrap(provider, id, &wrapped)).await?;
-        let key = Arc::new(key);
-        self.bucket_keys.write().insert(bucket.id, (Arc::clone(&key), Instant::now()));
-        Ok(key)
-    }
-
-    /// Forgets a deleted bucket's key.
-    pub(crate) fn forget_bucket_key(&self, bucket: BucketId) {
-        self.bucket_keys.write().remove(&bucket);
-        self.cache.evict_bucket(bucket);
     }
 
     /// A completed upload's parts, in order.

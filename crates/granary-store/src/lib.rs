@@ -18,6 +18,7 @@ mod heal;
 mod ingest;
 mod inner;
 mod md5_farm;
+pub mod keys;
 mod multipart;
 pub mod node;
 mod objects;

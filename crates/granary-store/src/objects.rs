@@ -281,7 +281,7 @@ impl Inner {
         // Nothing is read before the keys are there: pieces keep the reaper away from their parts.
         let pieces = self.pieces(object, inline, range)?;
         let lock = self.open_lock(&object.attributes.sse, customer_key).await?;
-        egress::body(self, bucket.id, self.bucket_key(bucket).await?, lock, pieces, admit).await
+        egress::body(self, bucket.id, self.bucket_keys(bucket).await?, lock, pieces, admit).await
     }
 
     /// Looks up the source of a copy and checks its conditions.

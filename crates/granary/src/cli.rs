@@ -149,6 +149,45 @@ pub(crate) struct HealthArgs {
 /// `granary key ...`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum KeyCommand {
+    /// Say what keeps the root key, and which keys the buckets have
+    Status {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        /// Which node.
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+    /// Make a fresh root key, or a fresh key for a bucket; nothing stored is rewritten, keys are only wrapped anew
+    Rotate {
+        /// The bucket; the root key when left out
+        #[arg(long)]
+        bucket: Option<String>,
+        /// Which node.
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+    /// Destroy the keys of a bucket: nothing in it can ever be read again
+    Destroy {
+        /// The bucket
+        #[arg(long)]
+        bucket: String,
+        /// The bucket's name once more, because there is no way back
+        #[arg(long, value_name = "BUCKET")]
+        yes_destroy: String,
+        /// Leave the root key as it is: copies of the bucket's lock that were made before (backups of keyrings, blocks
+        /// that the file system has not overwritten yet) can then still be opened
+        #[arg(long)]
+        keep_root: bool,
+        /// Which node.
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+    /// Make a root key file, for `keys.provider` `environment` or `credential`
+    NewRoot {
+        /// The file; never overwritten
+        file: PathBuf,
+    },
     /// Look after the keys that clients may name for SSE-KMS
     #[command(subcommand)]
     Kms(KmsCommand),
@@ -270,6 +309,9 @@ mod tests {
             "granary drive replace d3 /mnt/7",
             "granary drive scrub",
             "granary heal",
+            "granary key status",
+            "granary key rotate --bucket b",
+            "granary key destroy --bucket b --yes-destroy b",
             "granary key kms create k1",
             "granary key kms list --json",
             "granary status --json",

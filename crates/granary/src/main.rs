@@ -10,6 +10,7 @@ mod commands_ai;
 mod drive_list;
 mod engine;
 mod key_commands;
+mod keys;
 mod logging;
 mod metrics;
 mod preset;

@@ -371,6 +371,7 @@ impl ObjectStore for Twin {
                         bucket.record.documents.remove(&name);
                     }
                     BucketChange::Options(options) => bucket.record.options = options,
+                    BucketChange::Key(key) => bucket.record.key = key,
                 }
                 Ok(())
             })

@@ -5,6 +5,7 @@
 //! node starts is offline, not forgotten.
 
 mod drives;
+mod keys;
 mod open;
 pub mod rebuild;
 pub mod status;
@@ -27,6 +28,7 @@ use crate::inner::StoreOptions;
 use crate::store::Store;
 use crate::{heal, reaper};
 use granary_crypto::Keyring;
+pub use keys::RootRotation;
 use status::{HealStatus, NodeStatus, ScrubStatus};
 
 /// How drive I/O is done.
@@ -136,7 +138,7 @@ struct OpenDrive {
 pub struct Node {
     options: NodeOptions,
     cluster: ClusterId,
-    keyring: Keyring,
+    keyring: parking_lot::RwLock<Arc<Keyring>>,
     engine: Arc<dyn IoEngine>,
     io: String,
     clock: Arc<dyn granary_types::Clock>,
