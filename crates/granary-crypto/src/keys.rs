@@ -14,6 +14,7 @@ use granary_types::limits::TAG_BYTES;
 use granary_types::{PartId, WrappedKey};
 
 use crate::error::{CryptoError, OpenError, Result};
+use crate::locked::Locked;
 use crate::locks::Lock;
 use crate::secret::{Secret32, fill_random};
 use crate::xaes::{XNONCE_BYTES, XaesKey};
@@ -58,8 +59,8 @@ impl fmt::Debug for DataKey {
 /// One of a bucket's keys, opened and prepared: wrapping and unwrapping a data key costs about a microsecond.
 pub struct BucketKey {
     generation: u32,
-    secret: Secret32,
-    xaes: XaesKey,
+    /// On a page that is not swapped out: bucket keys stay in memory for minutes.
+    key: Locked<(Secret32, XaesKey)>,
 }
 
 impl BucketKey {
@@ -73,7 +74,7 @@ impl BucketKey {
     #[must_use]
     pub fn from_secret(generation: u32, secret: Secret32) -> Self {
         let xaes = XaesKey::new(&secret);
-        Self { generation, secret, xaes }
+        Self { generation, key: Locked::new((secret, xaes)) }
     }
 
     /// Which of its bucket's keys it is: each rotation adds one.
@@ -82,14 +83,14 @@ impl BucketKey {
         self.generation
     }
 
-    pub(crate) const fn secret(&self) -> &Secret32 {
-        &self.secret
+    pub(crate) fn secret(&self) -> &Secret32 {
+        &self.key.get().0
     }
 
     /// A copy, wiped like this one.
     #[must_use]
     pub(crate) fn duplicate(&self) -> Self {
-        Self::from_secret(self.generation, self.secret.duplicate())
+        Self::from_secret(self.generation, self.secret().duplicate())
     }
 
     /// Wraps a part's data key, locked with `lock` first.
@@ -105,7 +106,7 @@ impl BucketKey {
         out.push(DATA_KEY_VERSION);
         out.extend_from_slice(&self.generation.to_le_bytes());
         out.extend_from_slice(&tail);
-        let (message_key, nonce) = self.xaes.message_key(&data_key_nonce(part, tail));
+        let (message_key, nonce) = self.key.get().1.message_key(&data_key_nonce(part, tail));
         let sealed = Aes256Gcm::new(message_key.expose().into())
             .encrypt(&nonce.into(), Payload { msg: locked, aad: &data_key_aad(part, &out) })
             .expect("a locked key is far below AES-GCM's limit");
@@ -134,7 +135,7 @@ impl BucketKey {
         };
         let mut tail = [0u8; NONCE_TAIL_BYTES];
         tail.copy_from_slice(&head[5..]);
-        let (message_key, nonce) = self.xaes.message_key(&data_key_nonce(part, tail));
+        let (message_key, nonce) = self.key.get().1.message_key(&data_key_nonce(part, tail));
         Aes256Gcm::new(message_key.expose().into())
             .decrypt(&nonce.into(), Payload { msg: sealed, aad: &data_key_aad(part, head) })
             .map(zeroize::Zeroizing::new)

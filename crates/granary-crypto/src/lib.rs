@@ -21,6 +21,7 @@ pub mod error;
 pub mod file;
 pub mod keyring;
 pub mod keys;
+pub mod locked;
 pub mod locks;
 pub mod provider;
 pub mod secret;
