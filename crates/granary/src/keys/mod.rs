@@ -3,6 +3,7 @@
 //! Secrets (root keys, tokens, PINs) come from files and the environment only, never from the settings themselves.
 
 mod http;
+mod pkcs11;
 mod vault;
 
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use granary_crypto::{CryptoError, FileKeyProvider, KeyProvider, TextKeyProvider}
 use zeroize::Zeroizing;
 
 use crate::settings::{KeyProviderKind, Settings};
+use pkcs11::{Pkcs11KeyProvider, Pkcs11Settings};
 use vault::{Token, VaultKeyProvider};
 
 /// The variable that holds the root keys with `keys.provider = "environment"`.
@@ -72,6 +74,7 @@ pub(crate) fn provider(settings: &Settings) -> Result<Arc<dyn KeyProvider>, Keys
             )?)
         }
         KeyProviderKind::Vault => Arc::new(vault(settings)?),
+        KeyProviderKind::Pkcs11 => Arc::new(pkcs11(settings)?),
     };
     Ok(provider)
 }
@@ -95,6 +98,20 @@ fn read_credential(path: &Path) -> Result<Zeroizing<String>, KeysError> {
     let mut text = Zeroizing::new(String::with_capacity(CREDENTIAL_BYTES_MAX as usize + 1));
     file.take(CREDENTIAL_BYTES_MAX + 1).read_to_string(&mut text).map_err(|error| wrong(error.to_string()))?;
     Ok(text)
+}
+
+fn pkcs11(settings: &Settings) -> Result<Pkcs11KeyProvider, KeysError> {
+    let keys = &settings.keys;
+    let named = |what: &str, path: &Option<PathBuf>| {
+        path.clone().ok_or_else(|| KeysError::Setting(format!("{what} is not set, and keys.provider is pkcs11")))
+    };
+    Ok(Pkcs11KeyProvider::open(Pkcs11Settings {
+        module: named("keys.pkcs11_module", &keys.pkcs11_module)?,
+        token: keys.pkcs11_token.clone(),
+        key: keys.pkcs11_key.clone(),
+        pin_file: named("keys.pkcs11_pin_file", &keys.pkcs11_pin_file)?,
+        make: !settings.drives.paths.iter().any(|path| path.join("drive.json").exists()),
+    })?)
 }
 
 fn vault(settings: &Settings) -> Result<VaultKeyProvider, KeysError> {

@@ -206,7 +206,8 @@ settings! {
     /// The keys that everything on the drives is sealed with.
     keys: KeySettings {
         /// What keeps the root sealing key: `file`; `environment` (the text of a root key file in GRANARY_ROOT_KEY);
-        /// `credential` (the same as a systemd credential); `vault` (the Transit engine of Vault or OpenBao).
+        /// `credential` (the same as a systemd credential); `vault` (the Transit engine of Vault or OpenBao); `pkcs11` (a key in
+        /// a token: an HSM, SoftHSM2).
         provider: KeyProviderKind = KeyProviderKind::File,
         /// File with the root sealing key, 0600; made when it does not exist and the drives are new. Not set:
         /// `root.key` in `node.data_dir`. Keep a copy elsewhere: without it nothing on the drives can be read.
@@ -225,6 +226,14 @@ settings! {
         vault_namespace: String = String::new(),
         /// File with the token, read at each request. Not set: the variable VAULT_TOKEN.
         vault_token_file: Option<PathBuf> = None,
+        /// The PKCS#11 library of the token's maker, such as /usr/lib/softhsm/libsofthsm2.so.
+        pkcs11_module: Option<PathBuf> = None,
+        /// Label of the token.
+        pkcs11_token: String = "granary".to_owned(),
+        /// Label of the AES-256 key in the token; made when it does not exist and the drives are new.
+        pkcs11_key: String = "granary".to_owned(),
+        /// File with the user's PIN.
+        pkcs11_pin_file: Option<PathBuf> = None,
         /// How long an opened key is kept in memory before the key provider is asked again, in milliseconds. When the
         /// provider is gone for longer than this, what needs it is refused (503) until it is back.
         cache_ms: u64 = 300_000,

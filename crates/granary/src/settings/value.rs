@@ -77,10 +77,12 @@ pub(crate) enum KeyProviderKind {
     Credential,
     /// Vault's or OpenBao's Transit engine.
     Vault,
+    /// A PKCS#11 token.
+    Pkcs11,
 }
 
 impl Setting for KeyProviderKind {
-    const EXPECTS: &'static str = "`file`, `environment`, `credential` or `vault`";
+    const EXPECTS: &'static str = "`file`, `environment`, `credential`, `vault` or `pkcs11`";
 
     fn from_text(text: &str) -> Option<Self> {
         match text {
@@ -88,6 +90,7 @@ impl Setting for KeyProviderKind {
             "environment" => Some(Self::Environment),
             "credential" => Some(Self::Credential),
             "vault" => Some(Self::Vault),
+            "pkcs11" => Some(Self::Pkcs11),
             _ => None,
         }
     }
@@ -98,6 +101,7 @@ impl Setting for KeyProviderKind {
             Self::Environment => "environment",
             Self::Credential => "credential",
             Self::Vault => "vault",
+            Self::Pkcs11 => "pkcs11",
         }))
     }
 }
