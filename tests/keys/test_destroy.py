@@ -18,7 +18,9 @@ SIZES = [10, 9000, 100_000, 2 * MIB]
 
 @pytest.fixture
 def own():
-    with Server(preset=None, drives=4, erasure="2+1") as server:
+    # `rebuild` takes the scheme from the settings.
+    env = {"GRANARY_DRIVES_ERASURE": "2+1"}
+    with Server(env=env, preset=None, drives=4, erasure="2+1") as server:
         yield server.start()
 
 

@@ -46,12 +46,12 @@ def own(tmp_path):
 def test_everything_goes_by_the_token(own, tmp_path):
     own.start()
     s3 = boto3_client(own.endpoint)
-    s3.create_bucket(Bucket="b")
+    s3.create_bucket(Bucket="bbb")
     written = {}
     for number, how in enumerate([{}, {"ServerSideEncryption": "aws:kms"}]):
         for size in (1000, 700_000):
             content = os.urandom(size)
-            s3.put_object(Bucket="b", Key=f"{number}/{size}", Body=content, **how)
+            s3.put_object(Bucket="bbb", Key=f"{number}/{size}", Body=content, **how)
             written[f"{number}/{size}"] = content
     assert not (own.data / "root.key").exists()
     assert "PKCS#11 token granary" in own.cli("key", "status").stdout
@@ -60,7 +60,7 @@ def test_everything_goes_by_the_token(own, tmp_path):
         own.start()
         s3 = boto3_client(own.endpoint)
         for key, content in written.items():
-            assert s3.get_object(Bucket="b", Key=key)["Body"].read() == content
+            assert s3.get_object(Bucket="bbb", Key=key)["Body"].read() == content
     assert PIN not in own.log()
     # Another token of the same label has another key, and none is made for drives that are in use.
     own.stop()
@@ -75,4 +75,4 @@ def test_everything_goes_by_the_token(own, tmp_path):
     shutil.rmtree(tmp_path / "tokens")
     shutil.move(tmp_path / "away", tmp_path / "tokens")
     own.start()
-    assert boto3_client(own.endpoint).get_object(Bucket="b", Key="0/1000")["Body"].read() == written["0/1000"]
+    assert boto3_client(own.endpoint).get_object(Bucket="bbb", Key="0/1000")["Body"].read() == written["0/1000"]

@@ -99,17 +99,17 @@ def own(transit, tmp_path):
 
 def test_the_provider_goes_away_and_comes_back(own, transit):
     s3 = boto3_client(own.endpoint)
-    s3.create_bucket(Bucket="b")
+    s3.create_bucket(Bucket="bbb")
     small, large = os.urandom(1000), os.urandom(900_000)
-    s3.put_object(Bucket="b", Key="small", Body=small)
-    s3.put_object(Bucket="b", Key="large", Body=large, ServerSideEncryption="aws:kms")
+    s3.put_object(Bucket="bbb", Key="small", Body=small)
+    s3.put_object(Bucket="bbb", Key="large", Body=large, ServerSideEncryption="aws:kms")
     assert not (own.data / "root.key").exists()
     transit.is_sealed = True
     time.sleep(2 * CACHE_MS / 1000)  # what is in memory runs out
     for attempt in (
-        lambda: s3.get_object(Bucket="b", Key="small"),
-        lambda: s3.get_object(Bucket="b", Key="large"),
-        lambda: s3.put_object(Bucket="b", Key="new", Body=b"x"),
+        lambda: s3.get_object(Bucket="bbb", Key="small"),
+        lambda: s3.get_object(Bucket="bbb", Key="large"),
+        lambda: s3.put_object(Bucket="bbb", Key="new", Body=b"x"),
         lambda: s3.create_bucket(Bucket="another"),
     ):
         with pytest.raises(ClientError) as caught:
@@ -119,33 +119,33 @@ def test_the_provider_goes_away_and_comes_back(own, transit):
         assert answer["Error"]["Code"] == "ServiceUnavailable"
         assert "key provider" in answer["Error"]["Message"] and "127.0.0.1" not in answer["Error"]["Message"]
     # What needs no key goes on.
-    assert [o["Key"] for o in s3.list_objects_v2(Bucket="b")["Contents"]] == ["large", "small"]
+    assert [o["Key"] for o in s3.list_objects_v2(Bucket="bbb")["Contents"]] == ["large", "small"]
     transit.is_sealed = False
-    assert s3.get_object(Bucket="b", Key="small")["Body"].read() == small
-    assert s3.get_object(Bucket="b", Key="large")["Body"].read() == large
-    s3.put_object(Bucket="b", Key="new", Body=b"x")
+    assert s3.get_object(Bucket="bbb", Key="small")["Body"].read() == small
+    assert s3.get_object(Bucket="bbb", Key="large")["Body"].read() == large
+    s3.put_object(Bucket="bbb", Key="new", Body=b"x")
     assert TOKEN not in own.log()
 
 
 def test_a_start_without_the_provider_says_so(own, transit):
     s3 = boto3_client(own.endpoint)
-    s3.create_bucket(Bucket="b")
-    s3.put_object(Bucket="b", Key="k", Body=b"kept")
+    s3.create_bucket(Bucket="bbb")
+    s3.put_object(Bucket="bbb", Key="k", Body=b"kept")
     own.stop()
     transit.is_sealed = True
     with pytest.raises(Exception, match="Vault"):
         own.start()
     transit.is_sealed = False
     own.start()
-    assert boto3_client(own.endpoint).get_object(Bucket="b", Key="k")["Body"].read() == b"kept"
+    assert boto3_client(own.endpoint).get_object(Bucket="bbb", Key="k")["Body"].read() == b"kept"
 
 
 def test_rotation_in_the_service(own, transit):
     s3 = boto3_client(own.endpoint)
-    s3.create_bucket(Bucket="b")
-    s3.put_object(Bucket="b", Key="k", Body=b"kept")
+    s3.create_bucket(Bucket="bbb")
+    s3.put_object(Bucket="bbb", Key="k", Body=b"kept")
     rotated = own.cli("key", "rotate")
     assert rotated.returncode == 0, rotated.stderr
     assert (transit.version, transit.min_version) == (2, 2)
     own.restart()
-    assert boto3_client(own.endpoint).get_object(Bucket="b", Key="k")["Body"].read() == b"kept"
+    assert boto3_client(own.endpoint).get_object(Bucket="bbb", Key="k")["Body"].read() == b"kept"

@@ -85,7 +85,7 @@ impl FileKeyProvider {
     /// The active root key's id.
     #[must_use]
     pub fn active(&self) -> RootKeyId {
-        self.keys.active()
+        self.keys().active()
     }
 }
 

@@ -25,8 +25,8 @@ pub mod locked;
 pub mod locks;
 pub mod provider;
 pub mod secret;
-pub mod signing;
 pub mod shelf;
+pub mod signing;
 mod xaes;
 
 pub use blob::{BLOB_OVERHEAD_BYTES, BlobKey, NonceKey, open_blob, seal_blob};
@@ -39,5 +39,5 @@ pub use keys::{BucketKey, DataKey};
 pub use locks::{CustomerKey, KmsKey, Lock};
 pub use provider::{KeyProvider, MemoryKeyProvider, RootKeyId, RootKeys};
 pub use secret::Secret32;
-pub use signing::{Signer, is_signature};
 pub use shelf::Shelf;
+pub use signing::{Signer, is_signature};

@@ -89,7 +89,7 @@ fn debug_output_holds_no_secrets() {
         BlobKey::new(&secret),
         NonceKey::new(&secret),
         keyring.keys(),
-        bucket.wrap(&provider, BucketId(1)).unwrap(),
+        BucketKeys::generate().wrap(&secret, BucketId(1)),
     );
     for leak in ["0x42", "4242", "66, 66", "QkJC", "BBB"] {
         assert!(!shown.contains(leak), "{leak} in {shown}");

@@ -20,8 +20,8 @@ use crate::api::Result;
 use crate::cache::ChunkCache;
 use crate::error::StoreError;
 use crate::heal::HealState;
-use crate::md5_farm::Md5Farm;
 use crate::keys::SharedShelf;
+use crate::md5_farm::Md5Farm;
 use crate::sse::SseError;
 use crate::stats::StoreStats;
 
