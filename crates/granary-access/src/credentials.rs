@@ -1,17 +1,13 @@
-//! Access keys, their secrets, and who holds them.
+//! Forms of access keys and secrets, and who owns what they make.
 //!
-//! Guarantees: a look-up tells nothing but "unknown" about keys that do not exist; secrets are compared
-//! in constant time, zeroized on drop and hidden from `Debug`. Leaves signatures to the front door.
+//! Guarantees: secrets are compared in constant time, zeroized on drop and hidden from `Debug`. Leaves signatures to
+//! the front door.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, RwLock};
 
 use granary_types::ClusterId;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
-
-use crate::identity::Identity;
 
 /// Characters in an access key.
 const ACCESS_KEY_LEN: std::ops::RangeInclusive<usize> = 3..=128;
@@ -83,93 +79,6 @@ impl Owner {
     }
 }
 
-struct Entry {
-    secret: Secret,
-    identity: Arc<Identity>,
-}
-
-/// The known access keys. Cheap to read from many threads.
-#[derive(Default)]
-pub struct Credentials {
-    by_access_key: RwLock<HashMap<String, Entry>>,
-}
-
-impl Credentials {
-    /// No keys at all: everything is refused.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Just the root keys.
-    ///
-    /// # Errors
-    /// [`AccessKeyError`] when the access key is malformed.
-    pub fn with_root(access_key: &str, secret: Secret, owner: Owner) -> Result<Self, AccessKeyError> {
-        let credentials = Self::new();
-        credentials.put(access_key, secret, Arc::new(owner), true)?;
-        Ok(credentials)
-    }
-
-    /// Adds an access key, or exchanges its secret.
-    ///
-    /// # Errors
-    /// [`AccessKeyError::AccessKey`] when the access key is malformed.
-    pub fn put(
-        &self,
-        access_key: &str,
-        secret: Secret,
-        owner: Arc<Owner>,
-        is_root: bool,
-    ) -> Result<(), AccessKeyError> {
-        check_access_key(access_key)?;
-        let identity = Arc::new(Identity { is_root, ..Identity::root(access_key, owner) });
-        self.write().insert(access_key.to_owned(), Entry { secret, identity });
-        Ok(())
-    }
-
-    /// Forgets an access key; whether there was one.
-    pub fn remove(&self, access_key: &str) -> bool {
-        self.write().remove(access_key).is_some()
-    }
-
-    /// The secret of an access key, to verify a signature with.
-    #[must_use]
-    pub fn secret(&self, access_key: &str) -> Option<Secret> {
-        self.read().get(access_key).map(|entry| entry.secret.clone())
-    }
-
-    /// Who an access key stands for.
-    #[must_use]
-    pub fn identity(&self, access_key: &str) -> Option<Arc<Identity>> {
-        self.read().get(access_key).map(|entry| Arc::clone(&entry.identity))
-    }
-
-    /// Who holds this key pair, if it is right (for the admin port; S3 requests are signed instead).
-    #[must_use]
-    pub fn verify(&self, access_key: &str, secret: &str) -> Option<Arc<Identity>> {
-        self.read()
-            .get(access_key)
-            .filter(|entry| entry.secret.matches(secret))
-            .map(|entry| Arc::clone(&entry.identity))
-    }
-
-    // A poisoned lock means a panic between two plain map operations; the map itself is whole.
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<String, Entry>> {
-        self.by_access_key.read().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<String, Entry>> {
-        self.by_access_key.write().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Credentials({} access keys)", self.read().len())
-    }
-}
-
 pub(crate) fn check_access_key(access_key: &str) -> Result<(), AccessKeyError> {
     let fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     if ACCESS_KEY_LEN.contains(&access_key.len()) && access_key.bytes().all(fine) {
@@ -183,40 +92,19 @@ pub(crate) fn check_access_key(access_key: &str) -> Result<(), AccessKeyError> {
 mod tests {
     use super::*;
 
-    fn credentials() -> Credentials {
-        let owner = Owner::root(ClusterId([7; 16]));
-        Credentials::with_root("AKIATEST", Secret::new("very-secret-key".into()).unwrap(), owner).unwrap()
-    }
-
-    #[test]
-    fn knows_its_keys_and_no_others() {
-        let known = credentials();
-        let root = known.identity("AKIATEST").unwrap();
-        assert!(root.is_root);
-        assert_eq!(root.owner.id.len(), 64);
-        assert_eq!(known.secret("AKIATEST").unwrap().expose(), "very-secret-key");
-        assert!(known.secret("akiatest").is_none());
-        assert!(known.verify("AKIATEST", "very-secret-key").is_some());
-        assert!(known.verify("AKIATEST", "very-secret-kez").is_none());
-        assert!(known.remove("AKIATEST"));
-        assert!(known.identity("AKIATEST").is_none());
-    }
-
     #[test]
     fn debug_shows_no_secret() {
-        let known = credentials();
-        let shown = format!("{known:?} {:?} {:?}", known.secret("AKIATEST"), known.identity("AKIATEST"));
-        assert!(!shown.contains("very-secret"), "{shown}");
+        let secret = Secret::new("very-secret-key".into()).unwrap();
+        assert!(!format!("{secret:?}").contains("very"));
+        assert!(secret.matches("very-secret-key") && !secret.matches("very-secret-kez"));
     }
 
     #[test]
     fn malformed_keys_are_refused_without_showing_them() {
         assert_eq!(Secret::new("short".into()).err(), Some(AccessKeyError::Secret));
         assert_eq!(Secret::new("has a space in it".into()).err(), Some(AccessKeyError::Secret));
-        let owner = Arc::new(Owner::root(ClusterId([1; 16])));
         for bad in ["", "ab", "a/b/c", "späte"] {
-            let secret = Secret::new("long-enough".into()).unwrap();
-            assert_eq!(Credentials::new().put(bad, secret, Arc::clone(&owner), false), Err(AccessKeyError::AccessKey));
+            assert_eq!(check_access_key(bad), Err(AccessKeyError::AccessKey));
         }
     }
 }

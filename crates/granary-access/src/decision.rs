@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::acl::{Acl, Caller, Permission};
-use crate::identity::{Attached, Identity};
+use crate::identity::{Attached, Identity, Limit};
 use crate::ownership::{Ownership, PublicAccessBlock};
 use crate::policy::{Context, Env, Policy, Verdict};
 
@@ -185,13 +185,19 @@ pub fn decide(who: &Identity, question: &Question<'_>) -> Decision {
         }
     }
     let mut limited = None;
-    for Attached { name, policy } in &who.limits {
-        match policy.judge(action, resource, &env) {
-            Verdict::Allowed(_) => {}
-            Verdict::Denied(statement) => {
-                return Decision::deny(By::Limit { policy: Arc::clone(name), statement: Some(statement) });
+    for Limit { name, policies } in &who.limits {
+        let mut allows = false;
+        for policy in policies {
+            match policy.judge(action, resource, &env) {
+                Verdict::Allowed(_) => allows = true,
+                Verdict::Denied(statement) => {
+                    return Decision::deny(By::Limit { policy: Arc::clone(name), statement: Some(statement) });
+                }
+                Verdict::Silent => {}
             }
-            Verdict::Silent => limited = Some(name),
+        }
+        if !allows {
+            limited = Some(name);
         }
     }
     if let Some(name) = limited {

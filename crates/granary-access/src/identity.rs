@@ -55,6 +55,15 @@ pub struct Attached {
     pub policy: Arc<Policy>,
 }
 
+/// What narrows an identity: at least one of these policies must allow, and none deny.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limit {
+    /// Such as `the session policy`.
+    pub name: Arc<str>,
+    /// The policies.
+    pub policies: Vec<Arc<Policy>>,
+}
+
 /// What is known of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
@@ -92,7 +101,7 @@ pub struct Identity {
     /// The policies that can allow.
     pub policies: Vec<Attached>,
     /// Each of these must allow too: session policies, and the own policy of a service account.
-    pub limits: Vec<Attached>,
+    pub limits: Vec<Limit>,
     /// Its tags.
     pub tags: Vec<(String, String)>,
     /// Set for temporary credentials.
@@ -152,7 +161,8 @@ impl Identity {
     /// Whether a decision about it can depend on what the object is now.
     #[must_use]
     pub fn needs_object(&self) -> bool {
-        self.policies.iter().chain(&self.limits).any(|attached| attached.policy.needs_object())
+        let limits = self.limits.iter().flat_map(|limit| &limit.policies);
+        self.policies.iter().map(|attached| &attached.policy).chain(limits).any(|policy| policy.needs_object())
     }
 }
 

@@ -1,16 +1,29 @@
-//! Who asks: adapters from s3s's hooks to `granary-access`, and virtual-host addressing.
+//! Who asks, and whether it may: adapters from s3s's hooks to `granary-access`, and virtual-host addressing.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use granary_access::{By, Credentials};
+use granary_access::policy::{Key, date};
+use granary_access::{By, Decision, Iam, Identity, Refused};
+use granary_store::StoreError;
+use http::{HeaderMap, Uri};
 use s3s::access::{S3Access, S3AccessContext};
 use s3s::auth::{S3Auth, SecretKey};
+use s3s::dto::{
+    CreateBucketInput, PostObjectInput, PutObjectLegalHoldInput, PutObjectRetentionInput, PutObjectTaggingInput,
+};
 use s3s::host::{S3Host, VirtualHost};
-use s3s::{S3Error, S3ErrorCode, S3Result};
+use s3s::{S3Error, S3ErrorCode, S3Request, S3Result};
 
+use crate::access::gate::{Target, denied};
+use crate::access::needs::{self, Need, Needs, On, When};
+use crate::access::view::{Said, parameter, remaining_days};
+use crate::access::{AuthView, Gate, View};
 use crate::context::{Trace, operation_index};
+use crate::convert;
+use crate::error::Fail;
 
-pub(crate) fn unknown_key() -> S3Error {
+fn unknown_key() -> S3Error {
     S3Error::with_message(
         S3ErrorCode::InvalidAccessKeyId,
         "The AWS Access Key Id you provided does not exist in our records.",
@@ -18,7 +31,7 @@ pub(crate) fn unknown_key() -> S3Error {
 }
 
 /// Looks secrets up, for s3s to verify signatures with.
-pub(crate) struct Auth(pub(crate) Arc<Credentials>);
+pub(crate) struct Auth(pub(crate) Arc<Iam>);
 
 #[async_trait::async_trait]
 impl S3Auth for Auth {
@@ -30,62 +43,265 @@ impl S3Auth for Auth {
     }
 }
 
-/// Denies by default: whoever is not known is refused; root may do everything. (Users and policies come
-/// here.) Leaves the caller's identity with the request.
-pub(crate) struct Access(pub(crate) Arc<Credentials>);
+/// Knows no keys: for the service that serves requests whose signature was verified before (see [`crate::lenient`]).
+pub(crate) struct NoKeys;
 
-impl Access {
-    pub(crate) fn identity(
-        &self,
-        credentials: Option<&s3s::auth::Credentials>,
-    ) -> S3Result<Arc<granary_access::Identity>> {
-        let Some(credentials) = credentials else {
-            return Err(S3Error::with_message(
-                S3ErrorCode::AccessDenied,
-                "Access Denied: anonymous requests are not allowed, sign the request",
-            ));
-        };
-        self.0.identity(&credentials.access_key).ok_or_else(unknown_key)
+#[async_trait::async_trait]
+impl S3Auth for NoKeys {
+    async fn get_secret_key(&self, _access_key: &str) -> S3Result<SecretKey> {
+        Err(unknown_key())
     }
 }
 
+/// Who signed, and how: what was proven of a request.
+#[derive(Debug, Clone)]
+pub(crate) struct Proven {
+    pub(crate) who: Arc<Identity>,
+    pub(crate) auth: AuthView,
+}
+
+/// What an operation needs that is decided on when its document has been read.
+#[derive(Debug, Clone)]
+struct Undecided(Needs);
+
+/// Denies by default: what no policy, grant or key allows is refused. Leaves the caller's identity, and what decided,
+/// with the request.
+#[derive(Clone)]
+pub(crate) struct Access {
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) region: Arc<str>,
+    /// The request has been proven already; credentials in it count for nothing.
+    pub(crate) is_inner: bool,
+}
+
 impl Access {
-    /// Marks the request that a form stands for as its signer's.
-    pub(crate) fn prove_form(
+    /// Who it is.
+    pub(crate) fn prove(
         &self,
-        put: &mut http::Request<s3s::Body>,
-        signer: &crate::post::Signer<'_>,
-    ) -> S3Result<()> {
-        let denied = || S3Error::with_message(S3ErrorCode::AccessDenied, "Access Denied");
-        let crate::post::Signer::Key { access_key, .. } = signer else { return Err(denied()) };
-        let identity = self.0.identity(access_key).filter(|identity| identity.is_root).ok_or_else(denied)?;
-        put.extensions_mut().insert(identity);
+        credentials: Option<&s3s::auth::Credentials>,
+        headers: &HeaderMap,
+        uri: &Uri,
+    ) -> S3Result<Proven> {
+        let query = uri.query().unwrap_or_default();
+        let auth = AuthView::of(headers, query);
+        let Some(credentials) = credentials else {
+            return Ok(Proven { who: self.gate.iam.anonymous(), auth });
+        };
+        let header = headers.get("x-amz-security-token").and_then(|token| token.to_str().ok().map(Cow::Borrowed));
+        let token = header.or_else(|| {
+            // A name is compared only where there may be one: most queries have none.
+            query
+                .contains("oken")
+                .then(|| parameter(query, "X-Amz-Security-Token").or_else(|| parameter(query, "x-amz-security-token")))
+                .flatten()
+        });
+        let who = self.gate.iam.authenticate(&credentials.access_key, token.as_deref()).map_err(refused)?;
+        Ok(Proven { who, auth })
+    }
+
+    async fn decide(
+        &self,
+        proven: &Proven,
+        mut view: View<'_>,
+        needs: &[Need],
+        target: &Target<'_>,
+        trace: &Trace,
+    ) -> Result<(), Fail> {
+        let who = &*proven.who;
+        for Need { action, on } in needs {
+            let (decision, resource) = match on {
+                On::Service => (self.gate.ask_outside(who, &view, action, "arn:aws:s3:::*"), "arn:aws:s3:::*".into()),
+                On::NewBucket => {
+                    let resource = target.arn();
+                    (self.gate.ask_outside(who, &view, action, &resource), resource)
+                }
+                On::Bucket | On::Object => {
+                    let key = target.key.filter(|_| *on == On::Object);
+                    let target = Target { key, ..*target };
+                    let record = self.gate.bucket(target.bucket)?;
+                    let Some(record) = record else { return self.no_bucket(who, &view, action, &target, trace) };
+                    trace.set_bucket(&record);
+                    (self.gate.ask(who, &mut view, action, &record, &target).await?, target.arn())
+                }
+                On::Source => {
+                    // What is no source is the operation's to refuse, in its own words.
+                    let Some((bucket, key, version)) = view.copy_source() else { continue };
+                    let target = Target { bucket: &bucket, key: Some(&key), version: version.as_deref() };
+                    let record = self.gate.bucket(target.bucket)?;
+                    let Some(record) = record else { return self.no_bucket(who, &view, action, &target, trace) };
+                    (self.gate.ask(who, &mut view, action, &record, &target).await?, target.arn())
+                }
+            };
+            trace.set_decision(decision.clone());
+            if !decision.allowed {
+                return Err(denied(who, action, &resource, &decision.by).into());
+            }
+        }
         Ok(())
     }
+
+    /// As AWS: that a bucket does not exist is told to everybody whom nothing denies the question.
+    fn no_bucket(
+        &self,
+        who: &Identity,
+        view: &View<'_>,
+        action: &str,
+        target: &Target<'_>,
+        trace: &Trace,
+    ) -> Result<(), Fail> {
+        let resource = target.arn();
+        let decision = self.gate.ask_outside(who, view, action, &resource);
+        trace.set_decision(decision.clone());
+        match decision.by {
+            By::Identity { .. } | By::Limit { .. } if !decision.allowed => {
+                Err(denied(who, action, &resource, &decision.by).into())
+            }
+            _ => Err(StoreError::NoSuchBucket.into()),
+        }
+    }
+
+    fn view<'a>(&'a self, headers: &'a HeaderMap, uri: &'a Uri, trace: &Trace, auth: AuthView) -> View<'a> {
+        View::new(headers, uri, trace.peer, auth, &self.region, self.gate.iam.now())
+    }
+
+    /// Decides on an operation whose document has been read. `said`: what conditions may ask of it.
+    async fn decide_later<T>(
+        &self,
+        request: &S3Request<T>,
+        bucket: &str,
+        key: Option<&str>,
+        version: Option<&str>,
+        said: Said,
+    ) -> S3Result<()> {
+        let extensions = &request.extensions;
+        let found = (extensions.get::<Arc<Trace>>(), extensions.get::<Proven>(), extensions.get::<Undecided>());
+        let (Some(trace), Some(proven), Some(Undecided(needs))) = found else {
+            return Err(S3Error::with_message(S3ErrorCode::AccessDenied, "Access Denied"));
+        };
+        let mut view = self.view(&request.headers, &request.uri, trace, proven.auth);
+        view.said = said;
+        let target = Target { bucket, key, version };
+        self.decide(proven, view, needs, &target, trace).await.map_err(|fail| answer(trace, fail))
+    }
+}
+
+/// A refusal, as an answer.
+fn answer(trace: &Trace, fail: Fail) -> S3Error {
+    match fail {
+        Fail::S3(error) => error,
+        Fail::Store(error) => {
+            let answer = crate::error::answer(&error, trace.is_chunk_signed);
+            if answer.is_our_fault {
+                trace.set_fault(error.to_string());
+            }
+            answer.into()
+        }
+    }
+}
+
+pub(crate) fn refused(why: Refused) -> S3Error {
+    let code = match why {
+        Refused::Unknown | Refused::Expired => S3ErrorCode::InvalidAccessKeyId,
+        Refused::Token => S3ErrorCode::InvalidToken,
+        Refused::TokenExpired => S3ErrorCode::ExpiredToken,
+    };
+    S3Error::with_message(code, why.to_string())
 }
 
 #[async_trait::async_trait]
 impl S3Access for Access {
     async fn check(&self, cx: &mut S3AccessContext<'_>) -> S3Result<()> {
-        let identity = self.identity(cx.credentials());
-        let operation = operation_index(cx.s3_op().name());
-        if let Some(trace) = cx.extensions_mut().get::<Arc<Trace>>() {
-            trace.set_operation(operation);
-        }
-        let identity = identity?;
-        let decision = granary_access::Decision {
-            allowed: identity.is_root,
-            by: if identity.is_root { By::Root } else { By::Nothing },
+        let nobody = || S3Error::with_message(S3ErrorCode::AccessDenied, "Access Denied");
+        let trace = cx.extensions_mut().get::<Arc<Trace>>().cloned().ok_or_else(nobody)?;
+        let handed_on = if self.is_inner { cx.extensions_mut().get::<Proven>().cloned() } else { None };
+        let name = cx.s3_op().name();
+        trace.set_operation(operation_index(name));
+        let proven = match handed_on {
+            Some(proven) => proven,
+            None if self.is_inner => return Err(nobody()),
+            None => self.prove(cx.credentials(), cx.headers(), cx.uri())?,
         };
-        if let Some(trace) = cx.extensions_mut().get::<Arc<Trace>>() {
-            trace.set_identity(Arc::clone(&identity));
-            trace.set_decision(decision.clone());
+        trace.set_identity(Arc::clone(&proven.who));
+        let view = self.view(cx.headers(), cx.uri(), &trace, proven.auth);
+        let mut undecided = None;
+        match needs::of(name, &view) {
+            When::Now(needs) => {
+                let path = cx.s3_path();
+                let (bucket, key) = match path.as_object() {
+                    Some((bucket, key)) => (bucket, Some(key)),
+                    None => (path.as_bucket().unwrap_or_default(), None),
+                };
+                let version = view.version();
+                let target = Target { bucket, key, version: version.as_deref() };
+                self.decide(&proven, view, &needs, &target, &trace).await.map_err(|fail| answer(&trace, fail))?;
+            }
+            When::Later(needs) => undecided = Some(Undecided(needs)),
+            When::EachKey => {}
+            When::Never => {
+                let is_root = proven.who.is_root && proven.who.limits.is_empty();
+                let by = if is_root { By::Root } else { By::Unknown };
+                trace.set_decision(Decision { allowed: is_root, by });
+                if !is_root {
+                    return Err(nobody());
+                }
+            }
         }
-        if !decision.allowed {
-            return Err(S3Error::with_message(S3ErrorCode::AccessDenied, "Access Denied"));
+        let extensions = cx.extensions_mut();
+        extensions.insert(Arc::clone(&proven.who));
+        extensions.insert(proven);
+        if let Some(undecided) = undecided {
+            extensions.insert(undecided);
         }
-        cx.extensions_mut().insert(identity);
         Ok(())
+    }
+
+    async fn create_bucket(&self, request: &mut S3Request<CreateBucketInput>) -> S3Result<()> {
+        let constraint =
+            request.input.create_bucket_configuration.as_ref().and_then(|c| c.location_constraint.as_ref());
+        let said = constraint.map(|c| (Key::LocationConstraint, c.as_str().to_owned())).into_iter().collect();
+        self.decide_later(request, &request.input.bucket, None, None, said).await
+    }
+
+    async fn put_object_tagging(&self, request: &mut S3Request<PutObjectTaggingInput>) -> S3Result<()> {
+        let input = &request.input;
+        let mut said = Said::new();
+        for tag in &input.tagging.tag_set {
+            if let (Some(key), Some(value)) = (&tag.key, &tag.value) {
+                said.push((Key::RequestObjectTag(key.clone()), value.clone()));
+                said.push((Key::RequestObjectTagKeys, key.clone()));
+            }
+        }
+        self.decide_later(request, &input.bucket, Some(&input.key), input.version_id.as_deref(), said).await
+    }
+
+    async fn put_object_retention(&self, request: &mut S3Request<PutObjectRetentionInput>) -> S3Result<()> {
+        let input = &request.input;
+        let mut said = Said::new();
+        if let Some(retention) = &input.retention {
+            if let Some(mode) = &retention.mode {
+                said.push((Key::ObjectLockMode, mode.as_str().to_owned()));
+            }
+            if let Some(until) = &retention.retain_until_date {
+                let until = date::iso(convert::from_timestamp(until.clone()));
+                if let Some(days) = remaining_days(&until, self.gate.iam.now()) {
+                    said.push((Key::ObjectLockRemainingDays, days));
+                }
+                said.push((Key::ObjectLockRetainUntil, until));
+            }
+        }
+        self.decide_later(request, &input.bucket, Some(&input.key), input.version_id.as_deref(), said).await
+    }
+
+    async fn put_object_legal_hold(&self, request: &mut S3Request<PutObjectLegalHoldInput>) -> S3Result<()> {
+        let input = &request.input;
+        let status = input.legal_hold.as_ref().and_then(|hold| hold.status.as_ref());
+        let said = status.map(|status| (Key::ObjectLockLegalHold, status.as_str().to_owned())).into_iter().collect();
+        self.decide_later(request, &input.bucket, Some(&input.key), input.version_id.as_deref(), said).await
+    }
+
+    async fn post_object(&self, request: &mut S3Request<PostObjectInput>) -> S3Result<()> {
+        let input = &request.input;
+        self.decide_later(request, &input.bucket, Some(&input.key), None, Said::new()).await
     }
 }
 

@@ -6,9 +6,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use granary_access::{Decision, Identity};
+use granary_meta::records::BucketRecord;
 use granary_store::StoreError;
 use s3s::{S3Error, S3ErrorCode, S3Request, S3Result};
 
+use crate::access::AuthView;
+use crate::auth::Proven;
 use crate::error::{self, Fail};
 
 /// Told once per request, when the last byte of its answer is sent or the connection is lost.
@@ -32,7 +35,7 @@ pub struct Peer {
 const UNKNOWN: &str = "Unknown";
 
 /// The operations that have a name of their own in metrics; all that are not implemented share `Other`.
-const OPERATIONS: [&str; 69] = [
+const OPERATIONS: [&str; 62] = [
     UNKNOWN,
     "Other",
     "AbortMultipartUpload",
@@ -95,13 +98,6 @@ const OPERATIONS: [&str; 69] = [
     "PutBucketEncryption",
     "DeleteBucketEncryption",
     "OptionsObject",
-    "GranaryMember",
-    "GranaryMembers",
-    "GranaryBatch",
-    "GranaryLatest",
-    "GranaryEpoch",
-    "GranaryDataset",
-    "GranaryCache",
 ];
 
 /// The number of an operation, for [`Trace::set_operation`].
@@ -130,6 +126,8 @@ pub(crate) struct Trace {
     decision: Mutex<Option<Decision>>,
     /// Where from.
     pub(crate) peer: Option<Peer>,
+    /// The bucket it is about, once it was looked up.
+    bucket: OnceLock<Arc<BucketRecord>>,
 }
 
 impl Trace {
@@ -145,7 +143,17 @@ impl Trace {
             identity: OnceLock::new(),
             decision: Mutex::new(None),
             peer,
+            bucket: OnceLock::new(),
         }
+    }
+
+    pub(crate) fn set_bucket(&self, bucket: &Arc<BucketRecord>) {
+        let _ = self.bucket.set(Arc::clone(bucket));
+    }
+
+    /// The bucket that the request is about, as it was when access was decided.
+    pub(crate) fn bucket(&self) -> Option<&Arc<BucketRecord>> {
+        self.bucket.get()
     }
 
     pub(crate) fn set_identity(&self, identity: Arc<Identity>) {
@@ -208,14 +216,17 @@ impl Trace {
 pub(crate) struct Cx {
     pub(crate) trace: Arc<Trace>,
     pub(crate) caller: Arc<Identity>,
+    pub(crate) auth: AuthView,
 }
 
 impl Cx {
     /// # Errors
     /// `AccessDenied` if the access check did not run: no operation is served to nobody.
     pub(crate) fn of<T>(request: &S3Request<T>) -> S3Result<Self> {
-        match (request.extensions.get::<Arc<Trace>>(), request.extensions.get::<Arc<Identity>>()) {
-            (Some(trace), Some(caller)) => Ok(Self { trace: Arc::clone(trace), caller: Arc::clone(caller) }),
+        match (request.extensions.get::<Arc<Trace>>(), request.extensions.get::<Proven>()) {
+            (Some(trace), Some(proven)) => {
+                Ok(Self { trace: Arc::clone(trace), caller: Arc::clone(&proven.who), auth: proven.auth })
+            }
             _ => Err(S3Error::with_message(S3ErrorCode::AccessDenied, "Access Denied")),
         }
     }
@@ -225,13 +236,6 @@ impl Cx {
         match fail {
             Fail::S3(error) => error,
             Fail::Store(error) => self.store_error(&error).into(),
-            Fail::Ai(error) => {
-                let answer = error::ai_answer(&error);
-                if answer.is_our_fault {
-                    self.trace.set_fault(error.to_string());
-                }
-                answer.into()
-            }
         }
     }
 

@@ -212,8 +212,7 @@ fn default_message(code: &str) -> &'static str {
     }
 }
 
-/// Text for a document.
-pub(crate) fn escape(text: &str) -> String {
+fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -4,12 +4,18 @@
 
 use std::sync::Arc;
 
+use granary_access::Decision;
+use granary_access::identity::account_id;
+use granary_meta::command::Refusal;
 use granary_meta::records::BucketRecord;
-use granary_store::ObjectStore;
+use granary_store::{ObjectStore, StoreError};
 use granary_types::BucketName;
+use http::{HeaderMap, Uri};
 use s3s::dto;
 use s3s::{S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
 
+use crate::access::gate::Target;
+use crate::access::{Gate, View};
 use crate::context::Cx;
 use crate::error::Fail;
 use crate::ops::{
@@ -24,25 +30,65 @@ pub struct FrontDoor {
     pub(crate) region: Arc<str>,
     pub(crate) any_region: bool,
     pub(crate) allow_customer_keys: bool,
+    pub(crate) gate: Arc<Gate>,
 }
 
 /// What an operation ends with.
 pub(crate) type Outcome<T> = Result<S3Response<T>, Fail>;
 
 impl FrontDoor {
-    pub(crate) fn new(store: Arc<dyn ObjectStore>, config: &FrontConfig) -> Self {
+    pub(crate) fn new(store: Arc<dyn ObjectStore>, gate: Arc<Gate>, config: &FrontConfig) -> Self {
         Self {
             store,
             region: config.region.as_str().into(),
             any_region: config.any_region,
             allow_customer_keys: config.allow_customer_keys,
+            gate,
         }
+    }
+
+    /// Whether the caller may do something that the operation alone did not ask for: the other keys of a multi-delete,
+    /// the bypass of governance. What decided is left with the request.
+    pub(crate) async fn ask(
+        &self,
+        cx: &Cx,
+        (headers, uri): (&HeaderMap, &Uri),
+        action: &str,
+        record: &Arc<BucketRecord>,
+        target: &Target<'_>,
+    ) -> Result<Decision, Fail> {
+        let mut view = View::new(headers, uri, cx.trace.peer, cx.auth, &self.region, self.gate.iam.now());
+        self.gate.ask(&cx.caller, &mut view, action, record, target).await
+    }
+
+    /// Whether the caller may list a bucket.
+    pub(crate) fn may_list(&self, cx: &Cx, record: &Arc<BucketRecord>) -> bool {
+        let (headers, uri) = (HeaderMap::new(), Uri::default());
+        let mut view = View::new(&headers, &uri, cx.trace.peer, cx.auth, &self.region, self.gate.iam.now());
+        self.gate.may_list(&cx.caller, &mut view, record)
+    }
+
+    /// As AWS: who may not list a bucket is not told that a key is not there.
+    fn hide(&self, cx: &Cx, fail: Fail) -> Fail {
+        let is_missing = matches!(
+            fail,
+            Fail::Store(
+                StoreError::NoSuchKey { .. }
+                    | StoreError::NoSuchVersion
+                    | StoreError::IsDeleteMarker { .. }
+                    | StoreError::Refused(Refusal::NoSuchKey | Refusal::NoSuchVersion)
+            )
+        );
+        if !is_missing || cx.caller.is_root || cx.trace.bucket().is_none_or(|bucket| self.may_list(cx, bucket)) {
+            return fail;
+        }
+        S3Error::with_message(S3ErrorCode::AccessDenied, "Access Denied").into()
     }
 
     /// The bucket, which must be the expected owner's where the client says whose it expects.
     pub(crate) fn bucket(&self, name: &BucketName, expected: Option<&str>) -> Result<Arc<BucketRecord>, Fail> {
         let bucket = self.store.bucket(name)?;
-        if expected.is_some_and(|expected| expected != bucket.owner) {
+        if expected.is_some_and(|expected| expected != bucket.owner && expected != account_id(&bucket.owner)) {
             return Err(S3Error::with_message(S3ErrorCode::AccessDenied, "Access Denied").into());
         }
         Ok(bucket)
@@ -65,7 +111,7 @@ macro_rules! operations {
             $(
                 async fn $method(&self, request: S3Request<dto::$input>) -> S3Result<S3Response<dto::$output>> {
                     let cx = Cx::of(&request)?;
-                    $module::$method(self, &cx, request).await.map_err(|fail| cx.refuse(fail))
+                    $module::$method(self, &cx, request).await.map_err(|fail| cx.refuse(self.hide(&cx, fail)))
                 }
             )*
         }

@@ -3,8 +3,8 @@
 //! A `Range` that is malformed, of another unit or of several ranges, and an `If-Modified-Since` that is no
 //! date, mean nothing (RFC 9110 sections 14.2 and 13.1.3), and AWS serves the whole object. s3s answers 400.
 //! Such headers may be signed, so they can only be put right *after* the signature has been verified: this
-//! route catches the request there, corrects it, and serves it again through a service without
-//! authentication, handing on the identity that was proven.
+//! route catches the request there, corrects it, and serves it again through a service that takes the identity that was
+//! proven, and no other; what that identity may do is decided there.
 
 use std::sync::{Arc, OnceLock};
 
@@ -20,7 +20,7 @@ use crate::convert;
 
 pub(crate) struct Lenient {
     pub(crate) access: Access,
-    /// The same front door without authentication; reachable from here only.
+    /// The same front door, which takes what was proven here for proven; reachable from here only.
     pub(crate) inner: Arc<OnceLock<S3Service>>,
 }
 
@@ -113,15 +113,14 @@ impl S3Route for Lenient {
     }
 
     async fn check_access(&self, request: &mut S3Request<Body>) -> S3Result<()> {
-        let identity = self.access.identity(request.credentials.as_ref())?;
-        if !identity.is_root {
-            return Err(S3Error::with_message(s3s::S3ErrorCode::AccessDenied, "Access Denied"));
-        }
+        let proven = self.access.prove(request.credentials.as_ref(), &request.headers, &request.uri)?;
         if let Some(trace) = request.extensions.get::<Arc<Trace>>() {
             let name = if request.method == Method::HEAD { "HeadObject" } else { "GetObject" };
             trace.set_operation(operation_index(name));
+            trace.set_identity(Arc::clone(&proven.who));
         }
-        request.extensions.insert(identity);
+        // Whether it may is decided within, where bucket and key are known: by the same check, on what was proven here.
+        request.extensions.insert(proven);
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 //! [`granary_store::ObjectStore`]; [`error`] maps every error in one exhaustive match. What a client may rely
 //! on is in `docs/SEMANTICS.md`. Listeners, TLS, metrics and settings are the binary's.
 
-mod ai;
+mod access;
 mod auth;
 mod body;
 mod checksums;
@@ -14,15 +14,16 @@ mod cors;
 mod documents;
 pub mod error;
 mod front;
+mod guess;
 mod lenient;
 mod ops;
-mod post;
 mod precheck;
+mod query;
 mod rechunk;
-mod routes;
 mod service;
 mod unread;
 
+pub use access::gate::bucket_facts;
 pub use context::{Peer, RequestObserver};
 pub use front::FrontDoor;
 pub use service::{ConfigError, FromBody, FrontBody, FrontConfig, LOG_DIRECTIVE, S3Service, service};

@@ -10,10 +10,9 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use granary_access::Credentials;
+use granary_access::Iam;
+use granary_access::oidc::Verifier;
 use granary_store::ObjectStore;
-use granary_store::ai::epoch::Epochs;
-use granary_store::ai::shard::Shards;
 use granary_types::BucketName;
 use http::header::{
     CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue, ORIGIN, SERVER,
@@ -21,21 +20,22 @@ use http::header::{
 };
 use http::{Method, Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
-use http_body_util::Either;
+use http_body_util::{BodyExt as _, Either};
 use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::service::{S3Service as Inner, S3ServiceBuilder};
 use s3s::{Body, S3Error, S3ErrorCode, StdError};
 
-use crate::ai::AiRoute;
-use crate::auth::{Access, Auth, Domains};
-use crate::context::{Peer, RequestObserver, Trace};
-use crate::error::invalid_request;
+use crate::access::Gate;
+use crate::auth::{Access, Auth, Domains, NoKeys};
+use crate::context::{Peer, RequestObserver, Trace, operation_index};
+use crate::error::{invalid_request, not_implemented};
 use crate::front::FrontDoor;
+use crate::guess::Claimed;
 use crate::lenient::Lenient;
+use crate::query::{self, Query};
 use crate::rechunk::Rechunk;
-use crate::routes::Routes;
 use crate::unread::Unread;
-use crate::{cors, documents, post, precheck};
+use crate::{cors, documents, precheck};
 
 /// What the front door can be told.
 #[derive(Debug, Clone)]
@@ -58,8 +58,6 @@ pub struct FrontConfig {
     pub xml_bytes_max: usize,
     /// Shown as `x-amz-id-2`: which node answered.
     pub host_id: String,
-    /// Memory that indexes of tar shards may take together, in bytes; one shard's at most a quarter of it.
-    pub shard_index_bytes: u64,
 }
 
 impl Default for FrontConfig {
@@ -74,7 +72,6 @@ impl Default for FrontConfig {
             // 10,000 completed parts with checksums are about 2 MB; 1,000 deletes of the longest keys 1.2 MB.
             xml_bytes_max: 4 * 1024 * 1024,
             host_id: "granary".to_owned(),
-            shard_index_bytes: 256 * 1024 * 1024,
         }
     }
 }
@@ -91,11 +88,9 @@ pub struct S3Service {
 
 struct Shared {
     inner: Inner,
-    /// Takes who sent a request from its extensions.
-    proven: Arc<OnceLock<Inner>>,
-    credentials: Arc<Credentials>,
     store: Arc<dyn ObjectStore>,
     domains: Domains,
+    query: Query,
     config: FrontConfig,
     host_id: HeaderValue,
     in_flight: Arc<AtomicUsize>,
@@ -108,7 +103,7 @@ struct Shared {
 /// [`ConfigError`] naming the setting that is wrong.
 pub fn service(
     store: Arc<dyn ObjectStore>,
-    credentials: Arc<Credentials>,
+    iam: Arc<Iam>,
     config: FrontConfig,
     observer: Option<Arc<dyn RequestObserver>>,
 ) -> Result<S3Service, ConfigError> {
@@ -117,9 +112,10 @@ pub fn service(
         return Err(ConfigError::Domain(domain.clone()));
     }
     let domains = Domains::new(&config.domains);
-    let shards = Shards::new(Arc::clone(&store), config.shard_index_bytes);
-    let front = FrontDoor::new(Arc::clone(&store), &config);
-    let without_auth = Arc::new(OnceLock::new());
+    let gate = Arc::new(Gate::new(Arc::clone(&iam), Arc::clone(&store)));
+    let front = FrontDoor::new(Arc::clone(&store), Arc::clone(&gate), &config);
+    let access = |is_inner| Access { gate: Arc::clone(&gate), region: config.region.as_str().into(), is_inner };
+    let proven = Arc::new(OnceLock::new());
     let built = |is_outer: bool| {
         let mut builder = S3ServiceBuilder::new(front.clone());
         let mut limits = S3Config::default();
@@ -129,38 +125,27 @@ pub fn service(
             builder.set_host(Domains::new(&config.domains));
         }
         if is_outer {
-            builder.set_auth(Auth(Arc::clone(&credentials)));
-            builder.set_access(Access(Arc::clone(&credentials)));
-            builder.set_route(Routes(vec![
-                Box::new(AiRoute {
-                    access: Access(Arc::clone(&credentials)),
-                    domains: Domains::new(&config.domains),
-                    front: front.clone(),
-                    epochs: Epochs::new(shards.clone()),
-                    shards: shards.clone(),
-                }),
-                Box::new(Lenient { access: Access(Arc::clone(&credentials)), inner: Arc::clone(&without_auth) }),
-            ]));
+            builder.set_auth(Auth(Arc::clone(&iam)));
+            builder.set_access(access(false));
+            builder.set_route(Lenient { access: access(false), inner: Arc::clone(&proven) });
+        } else {
+            // Without an authentication s3s would not check access at all.
+            builder.set_auth(NoKeys);
+            builder.set_access(access(true));
         }
         builder.build()
     };
+    let query = Query {
+        iam: Arc::clone(&iam),
+        gate: Arc::clone(&gate),
+        region: config.region.as_str().into(),
+        oidc: Verifier::default(),
+    };
     // Filled once, here: nobody else has it.
-    let _ = without_auth.set(built(false));
+    let _ = proven.set(built(false));
     let inner = built(true);
     let in_flight = Arc::new(AtomicUsize::new(0));
-    Ok(S3Service {
-        shared: Arc::new(Shared {
-            inner,
-            proven: without_auth,
-            credentials,
-            store,
-            domains,
-            config,
-            host_id,
-            in_flight,
-            observer,
-        }),
-    })
+    Ok(S3Service { shared: Arc::new(Shared { inner, store, domains, query, config, host_id, in_flight, observer }) })
 }
 
 /// A setting of the front door that cannot be.
@@ -204,7 +189,7 @@ impl S3Service {
         let (is_chunk_signed, is_chunked) =
             (payload.starts_with(b"STREAMING-AWS4-"), payload.starts_with(b"STREAMING-"));
         let trace = Arc::new(Trace::new(is_chunk_signed, parts.extensions.get::<Peer>().copied()));
-        let (is_head, is_post) = (parts.method == Method::HEAD, parts.method == Method::POST);
+        let is_head = parts.method == Method::HEAD;
         let uri = parts.uri.clone();
         let cors = self.cors(&parts);
         let announced_bytes =
@@ -220,11 +205,15 @@ impl S3Service {
             bytes_in_announced: announced_bytes.unwrap_or(0),
             bytes_out: 0,
         };
-        let refused = if before >= shared.config.in_flight_max {
+        let claim = Claimed::of(&parts);
+        let refused = if before >= shared.config.in_flight_max || !claim.may_try(&shared.query.iam, &trace) {
             Err(too_busy())
         } else {
             precheck::check(&parts, shared.config.allow_sigv2)
         };
+        if refused.is_ok() && query::is_meant(&parts) {
+            return self.query(&parts, body, place, &trace, &claim).await;
+        }
         // A client that asked whether it may send has not sent yet.
         let has_sent = !parts.headers.contains_key(EXPECT)
             && (announced_bytes.is_some_and(|n| n > 0) || parts.headers.contains_key(TRANSFER_ENCODING));
@@ -244,7 +233,6 @@ impl S3Service {
                     Ok(answer)
                 })
             }
-            Ok(()) if post::is_form(&parts) => self.post(parts, body, &trace).await.map(Ok),
             Ok(()) => {
                 let body = if is_chunked {
                     Ok(Body::http_body(Rechunk::new(body, is_chunk_signed)))
@@ -266,7 +254,7 @@ impl S3Service {
         let answer = match answer {
             Ok(Ok(answer)) => match trace.take_verdict() {
                 Some(error) if answer.status().as_u16() >= 400 => plain_error(error),
-                _ => precheck::in_own_words(answer, &trace, &uri, is_post),
+                _ => answer,
             },
             // Only the making of the answer can fail here.
             Ok(Err(error)) => {
@@ -275,6 +263,7 @@ impl S3Service {
             }
             Err(error) => plain_error(error),
         };
+        claim.note(&shared.query.iam, &trace, &answer);
         if let Some(back) = back
             && answer.status().as_u16() >= 300
         {
@@ -308,35 +297,6 @@ impl S3Service {
         cors::of_request(&parts.method, &parts.headers, document)
     }
 
-    async fn post<B>(&self, parts: http::request::Parts, body: B, trace: &Arc<Trace>) -> Result<Response<Body>, S3Error>
-    where
-        B: http_body::Body<Data = Bytes> + Send + Sync + Unpin + 'static,
-        B::Error: Into<StdError>,
-    {
-        let shared = &*self.shared;
-        trace.set_operation(crate::context::operation_index("PostObject"));
-        let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-        let path = parts.uri.path().trim_matches('/');
-        let (bucket, has_key) = match shared.domains.bucket(host) {
-            Some(bucket) => (bucket, !path.is_empty()),
-            None => (path.to_owned(), path.contains('/')),
-        };
-        if has_key || bucket.is_empty() {
-            return Err(S3Error::new(S3ErrorCode::MethodNotAllowed));
-        }
-        let bucket = crate::convert::bucket_name(&bucket)?;
-        let inner = shared.proven.get().ok_or_else(|| S3Error::new(S3ErrorCode::InternalError))?;
-        let access = Access(Arc::clone(&shared.credentials));
-        let door = post::Door {
-            inner,
-            bucket: bucket.as_str(),
-            allow_sigv2: shared.config.allow_sigv2,
-            secret: |access_key: &str| shared.credentials.secret(access_key).ok_or_else(crate::auth::unknown_key),
-            prove: |put: &mut Request<Body>, signer: post::Signer<'_>| access.prove_form(put, &signer),
-        };
-        post::serve(door, parts, body, trace).await
-    }
-
     fn preflight(&self, parts: &http::request::Parts) -> Result<http::HeaderMap, S3Error> {
         let bucket = self.bucket_name(parts).and_then(|name| self.shared.store.bucket(&name).ok());
         let target = match &bucket {
@@ -344,6 +304,39 @@ impl S3Service {
             Some(bucket) => cors::Target::Bucket(bucket.documents.get(cors::DOCUMENT).map(Vec::as_slice)),
         };
         cors::preflight(&parts.headers, &target)
+    }
+
+    /// IAM's and STS's query interfaces.
+    async fn query<B>(
+        &self,
+        parts: &http::request::Parts,
+        body: B,
+        mut place: Place,
+        trace: &Trace,
+        claim: &Claimed,
+    ) -> Response<FrontBody>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Sync + Unpin + 'static,
+        B::Error: Into<StdError>,
+    {
+        trace.set_operation(operation_index("Query"));
+        let read = http_body_util::Limited::new(body, query::FORM_BYTES_MAX).collect().await;
+        let answer = match read {
+            Ok(body) => self.shared.query.serve(parts, &body.to_bytes(), trace).await,
+            Err(_) => {
+                let mut answer = Response::new(Body::empty());
+                *answer.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
+                answer
+            }
+        };
+        claim.note(&self.shared.query.iam, trace, &answer);
+        let (mut parts, body) = answer.into_parts();
+        if let Ok(id) = HeaderValue::from_str(&trace.id) {
+            parts.headers.insert(REQUEST_ID, id);
+        }
+        parts.headers.insert(SERVER, HeaderValue::from_static("Granary"));
+        place.status = parts.status;
+        Response::from_parts(parts, FrontBody { body, place })
     }
 
     fn finish(
@@ -492,6 +485,11 @@ impl http_body::Body for FrontBody {
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
+}
+
+/// Requests that are refused before s3s sees them.
+pub(crate) fn refuse_form() -> S3Error {
+    not_implemented("PostObject (uploads by HTML form) is not implemented")
 }
 
 /// SigV2 where it is switched off.

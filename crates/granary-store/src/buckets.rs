@@ -1,6 +1,7 @@
 //! Buckets and listings.
 
-use granary_meta::command::{BucketChange, Command, Refusal};
+use granary_crypto::BucketKey;
+use granary_meta::command::{BucketChange, Command};
 use granary_meta::records::{BucketRecord, Versioning};
 use granary_types::limits::LIST_KEYS_MAX;
 use granary_types::{BucketId, BucketName};
@@ -9,16 +10,13 @@ use crate::api::{
     CreateBucketRequest, ListPage, ListRequest, ListUploadsPage, ListUploadsRequest, ListVersionsPage,
     ListVersionsRequest, Result,
 };
-use crate::error::StoreError;
-use crate::inner::{Inner, from_meta};
+use crate::inner::{Inner, from_crypto, from_meta};
 
 impl Inner {
     pub(crate) async fn create_bucket(&self, request: CreateBucketRequest) -> Result<()> {
         let id = BucketId(rand::random());
-        if let Some(there) = self.index()?.bucket(&request.name) {
-            return Err(Refusal::BucketExists { owner: there.owner.clone() }.into());
-        }
-        let wrapped = self.new_bucket_keys(id).await?;
+        let key = BucketKey::generate();
+        let wrapped = key.wrap(&*self.provider, id).map_err(from_crypto)?;
         let versioning = if request.options.object_lock { Versioning::Enabled } else { Versioning::Off };
         let record = BucketRecord {
             id,
@@ -30,15 +28,8 @@ impl Inner {
             versioning,
             options: request.options,
             documents: request.documents,
-            frozen: Vec::new(),
         };
-        if let Err(error) = self.propose(Command::CreateBucket(Box::new(record))).await {
-            // Where it is not known whether the bucket is there its lock stays.
-            if matches!(error, StoreError::Refused(_)) {
-                self.forget_bucket_keys(id);
-            }
-            return Err(error);
-        }
+        self.propose(Command::CreateBucket(Box::new(record))).await?;
         self.save_bucket_table();
         Ok(())
     }
@@ -46,7 +37,7 @@ impl Inner {
     pub(crate) async fn delete_bucket(&self, name: &BucketName) -> Result<()> {
         let bucket = self.bucket(name)?;
         self.propose(Command::DeleteBucket { name: name.clone() }).await?;
-        self.forget_bucket_keys(bucket.id);
+        self.forget_bucket_key(bucket.id);
         self.save_bucket_table();
         Ok(())
     }

@@ -125,7 +125,7 @@ impl StoreError {
                 Refusal::NoSuchBucket | Refusal::NoSuchKey | Refusal::NoSuchVersion | Refusal::NoSuchUpload => {
                     ErrorKind::NotFound
                 }
-                Refusal::Locked(_) | Refusal::Frozen { .. } => ErrorKind::Denied,
+                Refusal::Locked(_) => ErrorKind::Denied,
                 Refusal::BucketExists { .. }
                 | Refusal::BucketNotEmpty
                 | Refusal::Precondition(_)

@@ -5,22 +5,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use granary_crypto::{BlobKey, BucketKeys, KeyProvider, KmsKey, Secret32};
+use granary_crypto::{BlobKey, BucketKey, KeyProvider, KmsKey, Secret32};
 use granary_meta::command::{Command, Outcome};
 use granary_meta::records::{BucketRecord, PartRecord};
 use granary_meta::{Index, MetaError, Proposer};
 use granary_stripe::StripeStore;
 use granary_types::limits::{COPIES_BYTES_MAX, INLINE_BYTES_MAX};
-use granary_types::{BucketId, BucketName, Clock, Scheme, UploadId, WrappedKey};
+use granary_types::{BucketId, BucketName, Clock, Scheme, UploadId};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 
 use crate::active::ActiveParts;
 use crate::api::Result;
-use crate::cache::ChunkCache;
 use crate::error::StoreError;
 use crate::heal::HealState;
-use crate::keys::SharedShelf;
 use crate::md5_farm::Md5Farm;
 use crate::sse::SseError;
 use crate::stats::StoreStats;
@@ -50,8 +48,6 @@ pub struct StoreOptions {
     pub sweep_interval: Duration,
     /// How long an opened key is kept in memory before the key provider is asked again.
     pub key_cache: Duration,
-    /// Memory for opened chunks; 0: none are kept.
-    pub cache_bytes: u64,
 }
 
 impl Default for StoreOptions {
@@ -68,7 +64,6 @@ impl Default for StoreOptions {
             orphan_grace: Duration::from_secs(3600),
             sweep_interval: Duration::from_secs(1800),
             key_cache: Duration::from_secs(300),
-            cache_bytes: 0,
         }
     }
 }
@@ -92,16 +87,10 @@ pub(crate) struct Inner {
     /// Drive folders, for the sealed tables kept beside the shards.
     pub(crate) folders: RwLock<Vec<PathBuf>>,
     pub(crate) table_lock: Mutex<()>,
-    /// Opened keys, since when, and of what wrapped form.
-    pub(crate) bucket_keys: RwLock<HashMap<BucketId, (Arc<BucketKeys>, Instant, WrappedKey)>>,
-    pub(crate) shelf: SharedShelf,
+    bucket_keys: RwLock<HashMap<BucketId, (Arc<BucketKey>, Instant)>>,
     pub(crate) kms_keys: RwLock<HashMap<String, (Arc<KmsKey>, Instant)>>,
-    /// One change of keys at a time.
-    pub(crate) keys_turn: tokio::sync::Mutex<()>,
-    /// Opened chunks.
-    pub(crate) cache: ChunkCache,
-    /// When objects of caches were read.
-    pub(crate) uses: crate::ai::keeper::Uses,
+    /// One change of named keys at a time.
+    pub(crate) kms_turn: tokio::sync::Mutex<()>,
     manifests: RwLock<HashMap<UploadId, Arc<Vec<PartRecord>>>>,
 }
 
@@ -113,7 +102,6 @@ impl Inner {
         meta: Arc<dyn Proposer>,
         stripes: StripeStore,
         provider: Arc<dyn KeyProvider>,
-        shelf: SharedShelf,
         header_key: &Secret32,
         clock: Arc<dyn Clock>,
         options: StoreOptions,
@@ -122,7 +110,6 @@ impl Inner {
         let units = usize::try_from(options.ingest_memory_bytes / INGEST_UNIT_BYTES)
             .unwrap_or(Semaphore::MAX_PERMITS)
             .clamp(1, Semaphore::MAX_PERMITS);
-        let cache_bytes = options.cache_bytes;
         Self {
             meta,
             stripes,
@@ -137,12 +124,9 @@ impl Inner {
             heal,
             folders: RwLock::default(),
             table_lock: Mutex::new(()),
-            cache: ChunkCache::new(cache_bytes),
-            uses: crate::ai::keeper::Uses::default(),
             bucket_keys: RwLock::default(),
-            shelf,
             kms_keys: RwLock::default(),
-            keys_turn: tokio::sync::Mutex::default(),
+            kms_turn: tokio::sync::Mutex::default(),
             manifests: RwLock::default(),
         }
     }
@@ -155,6 +139,25 @@ impl Inner {
     /// The bucket of that name.
     pub(crate) fn bucket(&self, name: &BucketName) -> Result<Arc<BucketRecord>> {
         self.index()?.bucket(name).ok_or(StoreError::NoSuchBucket)
+    }
+
+    /// The bucket's key, unwrapped and then kept for a bounded time.
+    pub(crate) async fn bucket_key(&self, bucket: &BucketRecord) -> Result<Arc<BucketKey>> {
+        if let Some((key, since)) = self.bucket_keys.read().get(&bucket.id)
+            && since.elapsed() < self.options.key_cache
+        {
+            return Ok(Arc::clone(key));
+        }
+        let (id, wrapped) = (bucket.id, bucket.key.clone());
+        let key = self.with_provider(move |provider| BucketKey::unwrap(provider, id, &wrapped)).await?;
+        let key = Arc::new(key);
+        self.bucket_keys.write().insert(bucket.id, (Arc::clone(&key), Instant::now()));
+        Ok(key)
+    }
+
+    /// Forgets a deleted bucket's key.
+    pub(crate) fn forget_bucket_key(&self, bucket: BucketId) {
+        self.bucket_keys.write().remove(&bucket);
     }
 
     /// A completed upload's parts, in order.

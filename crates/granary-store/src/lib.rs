@@ -3,13 +3,11 @@
 //! Row 3. Seals and opens chunks (plaintext never goes below this crate), checks what clients claim about
 //! their bytes, and proposes commands. Knows no HTTP.
 
-pub mod ai;
 pub mod api;
 pub mod error;
 
 mod active;
 mod buckets;
-pub mod cache;
 mod condition;
 mod digest;
 mod egress;
@@ -17,7 +15,6 @@ mod header;
 mod heal;
 mod ingest;
 mod inner;
-pub mod keys;
 mod md5_farm;
 mod multipart;
 pub mod node;

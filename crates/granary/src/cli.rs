@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use granary_types::Scheme;
 
-use crate::cli_ai::{CacheCommand, CheckpointCommand, DatasetCommand, PresetCommand};
+use crate::cli_access::{Common, GroupCommand, KeyCreate, PolicyCommand, UserCommand, WhichKey};
 
 /// A self-hosted, S3-compatible object store for AI work: training data in, checkpoints out.
 #[derive(Debug, Parser)]
@@ -24,6 +24,15 @@ pub(crate) enum Command {
     Dev(DevArgs),
     /// Run a node as a settings file says
     Serve(ServeArgs),
+    /// Create, list and delete users
+    #[command(subcommand)]
+    User(UserCommand),
+    /// Create, list and delete groups of users
+    #[command(subcommand)]
+    Group(GroupCommand),
+    /// Policies: who may do what, and why
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Look after the drives of a running node
     #[command(subcommand)]
     Drive(DriveCommand),
@@ -38,18 +47,6 @@ pub(crate) enum Command {
     Health(HealthArgs),
     /// The last resort, on a stopped node: rebuild a lost index from the drives alone
     Rebuild(RebuildArgs),
-    /// Find checkpoints
-    #[command(subcommand)]
-    Checkpoint(CheckpointCommand),
-    /// Freeze datasets, check them, walk what was made from what
-    #[command(subcommand)]
-    Dataset(DatasetCommand),
-    /// The read cache: look, warm, pin, evict
-    #[command(subcommand)]
-    Cache(CacheCommand),
-    /// Make buckets with fitting settings
-    #[command(subcommand)]
-    Preset(PresetCommand),
     /// Print every setting with its default and what it means
     Config,
 }
@@ -149,48 +146,26 @@ pub(crate) struct HealthArgs {
 /// `granary key ...`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum KeyCommand {
-    /// Say what keeps the root key, and which keys the buckets have
-    Status {
-        /// As JSON
-        #[arg(long)]
-        json: bool,
-        /// Which node.
-        #[command(flatten)]
-        node: NodeArgs,
-    },
-    /// Make a fresh root key, or a fresh key for a bucket; nothing stored is rewritten, keys are only wrapped anew
-    Rotate {
-        /// The bucket; the root key when left out
-        #[arg(long)]
-        bucket: Option<String>,
-        /// Which node.
-        #[command(flatten)]
-        node: NodeArgs,
-    },
-    /// Destroy the keys of a bucket: nothing in it can ever be read again
-    Destroy {
-        /// The bucket
-        #[arg(long)]
-        bucket: String,
-        /// The bucket's name once more, because there is no way back
-        #[arg(long, value_name = "BUCKET")]
-        yes_destroy: String,
-        /// Leave the root key as it is: copies of the bucket's lock that were made before (backups of keyrings, blocks
-        /// that the file system has not overwritten yet) can then still be opened
-        #[arg(long)]
-        keep_root: bool,
-        /// Which node.
-        #[command(flatten)]
-        node: NodeArgs,
-    },
-    /// Make a root key file, for `keys.provider` `environment` or `credential`
-    NewRoot {
-        /// The file; never overwritten
-        file: PathBuf,
-    },
     /// Look after the keys that clients may name for SSE-KMS
     #[command(subcommand)]
     Kms(KmsCommand),
+    /// Make an access key for a user, or bring a known one along
+    Create(KeyCreate),
+    /// List access keys, without their secrets
+    List {
+        /// Of this user only
+        #[arg(long, value_name = "NAME")]
+        user: Option<String>,
+        /// Where to find the node.
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Switch an access key off
+    Disable(WhichKey),
+    /// Switch an access key on again
+    Enable(WhichKey),
+    /// Delete an access key
+    Delete(WhichKey),
 }
 
 /// `granary key kms ...`.
@@ -309,22 +284,28 @@ mod tests {
             "granary drive replace d3 /mnt/7",
             "granary drive scrub",
             "granary heal",
-            "granary key status",
-            "granary key rotate --bucket b",
-            "granary key destroy --bucket b --yes-destroy b",
             "granary key kms create k1",
             "granary key kms list --json",
             "granary status --json",
-            "granary checkpoint latest b/run --json",
-            "granary dataset freeze b/p --from raw/a --from raw/b",
-            "granary dataset verify b/p --deep",
-            "granary dataset verify --manifest m --signature s --public-key 00 --files d",
-            "granary dataset lineage b/p",
-            "granary dataset thaw b/p --yes",
-            "granary preset list",
-            "granary cache status",
-            "granary cache pin b/p",
-            "granary preset apply ai --project p --region eu --lock compliance --lock-days 7",
+            "granary user create alice",
+            "granary user create alice --account root --json",
+            "granary user list",
+            "granary user delete alice",
+            "granary group add team --user alice",
+            "granary key create --user alice",
+            "granary key create --user alice --access-key AK1 --secret-key-file f",
+            "granary key list --user alice",
+            "granary key list",
+            "granary key disable AK1",
+            "granary key disable --user alice --access-key AK1",
+            "granary key delete --user alice --access-key AK1",
+            "granary policy attach readwrite --user alice",
+            "granary policy attach --user alice readwrite --admin 127.0.0.1:9001",
+            "granary policy detach readwrite --group team",
+            "granary policy put mine --file f.json",
+            "granary policy list",
+            "granary policy show mine",
+            "granary policy explain --as AK1 --action s3:GetObject --resource arn:aws:s3:::b/k --context aws:SourceIp=1.2.3.4",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
@@ -333,9 +314,10 @@ mod tests {
             "granary dev --erasure 40+2",
             "granary dev --drives 0",
             "granary serve",
-            "granary dataset verify",
-            "granary dataset verify --manifest m",
-            "granary dataset thaw b/p",
+            "granary policy attach readwrite",
+            "granary policy attach readwrite --user a --group b",
+            "granary key create --user alice --access-key AK1",
+            "granary key delete",
             "granary dev --preset x",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

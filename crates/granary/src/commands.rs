@@ -249,7 +249,7 @@ pub(crate) fn word(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-pub(crate) fn number(value: &Value) -> u64 {
+fn number(value: &Value) -> u64 {
     value.as_u64().unwrap_or(0)
 }
 

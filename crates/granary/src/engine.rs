@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use granary_access::Credentials;
+use granary_access::Iam;
 use granary_s3::{ConfigError, FrontConfig, RequestObserver, S3Service};
 use granary_store::node::{IoChoice, Node, NodeOptions};
 use granary_store::{ObjectStore, StoreOptions};
@@ -36,7 +36,6 @@ pub(crate) fn options(settings: &Settings) -> NodeOptions {
             ingest_wait: Duration::from_millis(store.ingest_wait_ms),
             garbage_quarantine: Duration::from_millis(store.garbage_quarantine_ms),
             orphan_grace: Duration::from_millis(store.orphan_grace_ms),
-            cache_bytes: settings.ai.cache_bytes,
             sweep_interval: Duration::from_millis(store.sweep_interval_ms),
             key_cache: Duration::from_millis(settings.keys.cache_ms),
             ..StoreOptions::default()
@@ -51,7 +50,7 @@ pub(crate) fn options(settings: &Settings) -> NodeOptions {
 /// [`ConfigError`] naming the setting that cannot be.
 pub(crate) fn front_door(
     node: &Node,
-    credentials: Arc<Credentials>,
+    iam: Arc<Iam>,
     settings: &Settings,
     metrics: Arc<Metrics>,
 ) -> Result<S3Service, ConfigError> {
@@ -65,8 +64,7 @@ pub(crate) fn front_door(
         allow_customer_keys: !settings.plaintext_beyond_loopback() || settings.s3.customer_keys_in_the_clear,
         in_flight_max: settings.s3.requests_max as usize,
         host_id: node.cluster().to_string(),
-        shard_index_bytes: settings.ai.shard_index_bytes,
         ..FrontConfig::default()
     };
-    granary_s3::service(store, credentials, config, Some(observer))
+    granary_s3::service(store, iam, config, Some(observer))
 }

@@ -2,15 +2,16 @@
 //!
 //! What objects, drives and keys are is the business of the crates below; what it is to be a process is this one's.
 
+mod access;
 mod admin;
 mod cli;
-mod cli_ai;
+mod cli_access;
 mod commands;
-mod commands_ai;
+mod commands_access;
 mod drive_list;
 mod engine;
+mod fetch;
 mod key_commands;
-mod keys;
 mod logging;
 mod metrics;
 mod preset;
@@ -55,16 +56,15 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Dev(args) => dev(args).map(|()| true),
         Command::Serve(args) => serve(args).map(|()| true),
+        Command::User(command) => commands_access::user(&command).map(|()| true).map_err(Failure::from),
+        Command::Group(command) => commands_access::group(&command).map(|()| true).map_err(Failure::from),
+        Command::Policy(command) => commands_access::policy(&command).map(|()| true).map_err(Failure::from),
         Command::Drive(command) => commands::drive(&command).map_err(Failure::from),
         Command::Key(command) => key_commands::run(&command).map(|()| true).map_err(Failure::from),
         Command::Rebuild(args) => rebuild(args).map(|()| true),
         Command::Heal(args) => commands::heal(&args).map_err(Failure::from),
         Command::Status(args) => commands::status(&args).map(|()| true).map_err(Failure::from),
         Command::Health(args) => commands::health(&args).map(|()| true).map_err(Failure::from),
-        Command::Checkpoint(command) => commands_ai::checkpoint(&command).map_err(Failure::from),
-        Command::Dataset(command) => commands_ai::dataset(&command).map_err(Failure::from),
-        Command::Cache(command) => commands_ai::cache(&command).map_err(Failure::from),
-        Command::Preset(command) => commands_ai::preset(&command).map_err(Failure::from),
         Command::Config => {
             // A pipe that was closed early (`| head`) is no failure.
             let _closed = std::io::stdout().write_all(settings::rendered_default().as_bytes());

@@ -11,14 +11,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use granary_access::{Credentials, Owner, RootKeys, RootKeysError};
-use granary_crypto::KeyProvider;
+use granary_access::{IamError, Owner, RootKeys, RootKeysError};
+use granary_crypto::{CryptoError, FileKeyProvider, KeyProvider};
 use granary_store::node::{Node, NodeError, NodeOptions};
 use granary_types::SystemClock;
 use hyper::service::service_fn;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::access;
 use crate::admin::client::root_keys_file;
 use crate::admin::runfile::RunFile;
 use crate::admin::{Admin, Face};
@@ -63,8 +64,19 @@ pub(crate) enum ServeError {
     #[error("root keys: {0}")]
     RootKeys(#[from] RootKeysError),
     /// Sealing key.
-    #[error(transparent)]
-    Key(#[from] crate::keys::KeysError),
+    #[error("sealing key: {0}")]
+    Key(#[from] CryptoError),
+    /// The sealing key is gone though drives hold what is sealed with it.
+    #[error(
+        "the sealing key {key} is missing, and {drive} already holds data sealed with it: put the key file back, or set \
+         keys.root_key_file to where it is. No new key is made, since it could not open what is there"
+    )]
+    KeyMissing {
+        /// Where it should be.
+        key: PathBuf,
+        /// A drive that is in use.
+        drive: PathBuf,
+    },
     /// A port.
     #[error("cannot listen on {address} ({setting}): {source}")]
     Listen {
@@ -83,7 +95,7 @@ pub(crate) enum ServeError {
     Node(#[from] NodeError),
     /// The preset's buckets.
     #[error("preset: {0}")]
-    Preset(String),
+    Preset(#[from] granary_store::StoreError),
     /// A key that the settings name.
     #[error("keys.kms_keys: {id}: {source}")]
     KmsKey {
@@ -106,9 +118,9 @@ pub(crate) enum ServeError {
     /// Two metrics with one name.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
-    /// The access keys do not fit the credentials table.
-    #[error("root keys: {0}")]
-    AccessKey(#[from] granary_access::AccessKeyError),
+    /// Users and policies.
+    #[error("users and policies: {0}")]
+    Access(#[from] IamError),
 }
 
 /// What to run.
@@ -179,7 +191,7 @@ pub(crate) fn rebuild(settings: &Settings, data: DataDir, complete_uploads: bool
         .build()
         .map_err(|source| ServeError::System { what: "the runtime could not be started", source })?;
     let report = runtime.block_on(async {
-        let provider: Arc<dyn KeyProvider> = crate::keys::provider(settings)?;
+        let provider: Arc<dyn KeyProvider> = Arc::new(sealing_key(settings)?);
         let options = NodeOptions { accept_lost_metadata: true, ..engine::options(settings) };
         let node = Node::open(options, provider, Arc::new(SystemClock)).await?;
         let report = node.rebuild_index(complete_uploads).await;
@@ -226,7 +238,7 @@ async fn live(start: Start, data: DataDir) -> Result<(), ServeError> {
     let admin_address = admin_listener.address();
     let endpoint = format!("{}://{}", if settings.tls() { "https" } else { "http" }, s3_listener.address());
 
-    let provider: Arc<dyn KeyProvider> = crate::keys::provider(&settings)?;
+    let provider: Arc<dyn KeyProvider> = Arc::new(sealing_key(&settings)?);
     let metrics = Arc::new(Metrics::new()?);
     metrics.set_listener(s3_listener.stats());
     let face = Face {
@@ -252,15 +264,16 @@ async fn live(start: Start, data: DataDir) -> Result<(), ServeError> {
     let status = node.status();
     let owner = Owner::root(node.cluster());
     if let Some(Preset::Ai) = preset {
-        preset::ai(&node).await.map_err(ServeError::Preset)?;
+        preset::ai(node.store(), &owner).await?;
     }
     for id in &settings.keys.kms_keys {
         node.store().create_kms_key(id).await.map_err(|source| ServeError::KmsKey { id: id.clone(), source })?;
     }
-    let credentials = Arc::new(Credentials::with_root(&keys.access_key, keys.secret.clone(), owner)?);
-    let service = engine::front_door(&node, credentials, &settings, Arc::clone(&metrics))?;
+    let iam = Arc::new(access::open(&node, &keys, owner)?);
+    let service = engine::front_door(&node, Arc::clone(&iam), &settings, Arc::clone(&metrics))?;
     node.start_background();
-    admin.set_node(Arc::clone(&node));
+    admin.set_node(Arc::clone(&node), Arc::clone(&iam));
+    let last_used = access::keep_last_used(Arc::clone(&iam));
     let s3_task = tokio::spawn(s3_listener.run(service, s3_drained));
 
     let run_file = RunFile { pid: std::process::id(), endpoint: endpoint.clone(), admin: admin_address };
@@ -296,6 +309,10 @@ async fn live(start: Start, data: DataDir) -> Result<(), ServeError> {
     if tokio::time::timeout(patience, s3_task).await.is_err() {
         tracing::warn!("requests were still in flight after node.drain_timeout_ms; their connections are cut");
     }
+    last_used.abort();
+    if let Err(error) = iam.save_last_used().await {
+        tracing::warn!(%error, "when keys were last used is not written down");
+    }
     node.close().await?;
     drain_admin.send_replace(true);
     // Health checks hold no state: a moment is enough for the last answer.
@@ -303,6 +320,17 @@ async fn live(start: Start, data: DataDir) -> Result<(), ServeError> {
     RunFile::remove(&data.path);
     tracing::info!("ended in good order");
     Ok(())
+}
+
+/// The root sealing key; made only where no drive holds anything yet.
+fn sealing_key(settings: &Settings) -> Result<FileKeyProvider, ServeError> {
+    let file = settings.root_key_file();
+    let in_use = settings.drives.paths.iter().find(|path| path.join("drive.json").exists());
+    match in_use {
+        Some(drive) if !file.exists() => Err(ServeError::KeyMissing { key: file, drive: drive.clone() }),
+        Some(_) => Ok(FileKeyProvider::open(&file)?),
+        None => Ok(FileKeyProvider::open_or_create(&file)?),
+    }
 }
 
 fn print(text: &str) -> std::io::Result<()> {

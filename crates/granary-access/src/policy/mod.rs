@@ -151,11 +151,16 @@ impl Policy {
         allowed.map_or(Verdict::Silent, |name| Verdict::Allowed(Arc::clone(name)))
     }
 
-    /// [`Policy::judge`] without variables and conditions counting: could the policy ever allow `identity` this?
+    /// Whether a statement that allows names this very user or role, or everybody, rather than its account: then
+    /// its own account need not allow it too (trust policies).
     #[must_use]
     pub fn names(&self, identity: &Identity) -> bool {
+        let names = |principal: &Principal| {
+            matches!(principal, Principal::Arn(_) | Principal::Everybody) && principal.means(identity)
+        };
         self.statements.iter().any(|statement| {
-            statement.principal.as_ref().is_some_and(|either| either.holds(|principal| principal.means(identity)))
+            statement.effect == Effect::Allow
+                && statement.principal.as_ref().is_some_and(|either| !either.not && either.of.iter().any(names))
         })
     }
 

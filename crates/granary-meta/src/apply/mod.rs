@@ -10,7 +10,6 @@ use crate::index::{Batch, Index};
 
 mod bucket;
 mod condition;
-mod dataset;
 mod lock;
 mod object;
 mod parts;
@@ -84,7 +83,6 @@ pub fn apply(envelope: &Envelope, index: &Index, batch: &mut Batch<'_>) -> Resul
         Command::RegisterDrive { drive } => cx.register_drive(*drive),
         Command::RetireDrive { drive } => cx.retire_drive(*drive),
         Command::SetSystem { name, value } => cx.set_system(name, value.as_deref()),
-        Command::Dataset { bucket, prefix, change } => cx.dataset(bucket, prefix, change),
         Command::RestoreVersion { bucket, key, version, parts } => cx.restore_version(*bucket, key, version, parts),
     };
     match done {

@@ -6,7 +6,6 @@
 mod checkpoints;
 mod commands;
 mod conformance;
-mod datasets;
 mod golden;
 mod model;
 mod recovery;

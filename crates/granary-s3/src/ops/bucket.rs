@@ -46,7 +46,7 @@ pub(crate) async fn list_buckets(
         .store
         .list_buckets()?
         .into_iter()
-        .filter(|bucket| cx.caller.is_root || bucket.owner == cx.caller.owner.id)
+        .filter(|bucket| cx.caller.is_root || bucket.owner == cx.caller.owner.id || front.may_list(cx, bucket))
         .filter(|bucket| bucket.name.as_str().starts_with(&prefix) && bucket.name.as_str() > after.as_str())
         .filter(|bucket| input.bucket_region.as_ref().is_none_or(|region| *region == bucket.region))
         .collect();

@@ -1,13 +1,18 @@
 //! DeleteObject and DeleteObjects.
 
+use std::sync::Arc;
+
 use futures::stream::{self, StreamExt};
 use granary_meta::command::{Condition, EtagMatch};
+use granary_meta::records::BucketRecord;
 use granary_store::api::{DeleteRequest, DeleteResponse};
 use granary_types::limits::DELETE_KEYS_MAX;
 use granary_types::{BucketName, VersionId};
+use http::{HeaderMap, Uri};
 use s3s::dto::{self, DeleteObjectInput, DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput, DeletedObject};
 use s3s::{S3Error, S3ErrorCode, S3Request, S3Response};
 
+use crate::access::gate::{Target, denied};
 use crate::context::Cx;
 use crate::convert;
 use crate::error::{Fail, invalid_argument};
@@ -26,18 +31,21 @@ pub(crate) async fn delete_object(
     cx: &Cx,
     request: S3Request<DeleteObjectInput>,
 ) -> Outcome<DeleteObjectOutput> {
-    let S3Request { input, headers, .. } = request;
+    let S3Request { input, headers, uri, .. } = request;
+    let bucket = front.named(&input.bucket, input.expected_bucket_owner.as_deref())?;
+    let bypass = input.bypass_governance_retention.unwrap_or(false)
+        && may_bypass(front, cx, (&headers, &uri), &bucket, &input.key, input.version_id.as_deref()).await?;
     let mut condition = write_condition(&headers)?;
     condition.if_match_size = input.if_match_size.map(size).transpose()?;
     condition.if_match_last_modified = input.if_match_last_modified_time.map(convert::from_timestamp);
     let deleted = front
         .store
         .delete(DeleteRequest {
-            bucket: front.named(&input.bucket, input.expected_bucket_owner.as_deref())?,
+            bucket,
             key: convert::object_key(input.key)?,
             version: convert::version_id(input.version_id.as_deref())?,
             condition,
-            bypass: input.bypass_governance_retention.unwrap_or(false) && cx.caller.is_root,
+            bypass,
         })
         .await?;
     Ok(S3Response::new(DeleteObjectOutput {
@@ -52,7 +60,7 @@ pub(crate) async fn delete_objects(
     cx: &Cx,
     request: S3Request<DeleteObjectsInput>,
 ) -> Outcome<DeleteObjectsOutput> {
-    let S3Request { input, .. } = request;
+    let S3Request { input, headers, uri, .. } = request;
     let objects = input.delete.objects;
     if objects.is_empty() || objects.len() > DELETE_KEYS_MAX {
         return Err(S3Error::with_message(
@@ -63,12 +71,24 @@ pub(crate) async fn delete_objects(
     }
     let bucket = convert::bucket_name(&input.bucket)?;
     // A missing bucket is the request's error, not each key's.
-    front.bucket(&bucket, input.expected_bucket_owner.as_deref())?;
-    let bypass = input.bypass_governance_retention.unwrap_or(false) && cx.caller.is_root;
+    let record = front.bucket(&bucket, input.expected_bucket_owner.as_deref())?;
+    cx.trace.set_bucket(&record);
+    let asks_bypass = input.bypass_governance_retention.unwrap_or(false);
+    let (bucket, record, request) = (&bucket, &record, (&headers, &uri));
     let results: Vec<_> = stream::iter(objects)
         .map(|object| async {
             let shown = (object.key.clone(), object.version_id.clone());
-            (shown, delete_one(front, &bucket, object, bypass).await)
+            let target = Target {
+                bucket: bucket.as_str(),
+                key: Some(&shown.0),
+                version: shown.1.as_deref().filter(|v| !v.is_empty()),
+            };
+            let allowed = check_one(front, cx, request, record, &target, asks_bypass).await;
+            let done = match allowed {
+                Ok(bypass) => delete_one(front, bucket, object, bypass).await,
+                Err(fail) => Err(fail),
+            };
+            (shown, done)
         })
         .buffered(DELETES_AT_ONCE)
         .collect()
@@ -88,6 +108,41 @@ pub(crate) async fn delete_objects(
         errors: (!errors.is_empty()).then_some(errors),
         ..DeleteObjectsOutput::default()
     }))
+}
+
+/// Whether the caller may pass over governance retention, and asks to.
+pub(crate) async fn may_bypass(
+    front: &FrontDoor,
+    cx: &Cx,
+    request: (&HeaderMap, &Uri),
+    bucket: &BucketName,
+    key: &str,
+    version: Option<&str>,
+) -> Result<bool, Fail> {
+    let record = front.store.bucket(bucket)?;
+    let target = Target { bucket: bucket.as_str(), key: Some(key), version };
+    Ok(front.ask(cx, request, "s3:BypassGovernanceRetention", &record, &target).await?.allowed)
+}
+
+/// Decides on one key of a multi-delete; whether governance may be passed over.
+async fn check_one(
+    front: &FrontDoor,
+    cx: &Cx,
+    request: (&HeaderMap, &Uri),
+    record: &Arc<BucketRecord>,
+    target: &Target<'_>,
+    asks_bypass: bool,
+) -> Result<bool, Fail> {
+    let action = if target.version.is_some() { "s3:DeleteObjectVersion" } else { "s3:DeleteObject" };
+    let decision = front.ask(cx, request, action, record, target).await?;
+    cx.trace.set_decision(decision.clone());
+    if !decision.allowed {
+        return Err(denied(&cx.caller, action, &target.arn(), &decision.by).into());
+    }
+    if !asks_bypass {
+        return Ok(false);
+    }
+    Ok(front.ask(cx, request, "s3:BypassGovernanceRetention", record, target).await?.allowed)
 }
 
 async fn delete_one(
@@ -128,10 +183,7 @@ fn key_error(cx: &Cx, key: String, version_id: Option<String>, fail: Fail) -> dt
             let answer = cx.store_error(&error);
             (answer.code.as_str().to_owned(), answer.message.into_owned())
         }
-        other => {
-            let error = cx.refuse(other);
-            (error.code().as_str().to_owned(), error.message().unwrap_or_default().to_owned())
-        }
+        Fail::S3(error) => (error.code().as_str().to_owned(), error.message().unwrap_or_default().to_owned()),
     };
     dto::Error { code: Some(code), key: Some(key), message: Some(message), version_id }
 }

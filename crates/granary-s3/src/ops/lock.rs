@@ -18,6 +18,7 @@ use crate::convert;
 use crate::error::{Fail, invalid_argument, invalid_request};
 use crate::front::{FrontDoor, Outcome};
 use crate::ops::attributes::{retention_mode, retention_mode_name};
+use crate::ops::delete::may_bypass;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -86,7 +87,7 @@ pub(crate) async fn put_object_retention(
     cx: &Cx,
     request: S3Request<PutObjectRetentionInput>,
 ) -> Outcome<PutObjectRetentionOutput> {
-    let input = request.input;
+    let S3Request { input, headers, uri, .. } = request;
     let bucket = locking_bucket(front, &input.bucket, input.expected_bucket_owner.as_deref())?;
     let retention = match input.retention.map(|retention| (retention.mode, retention.retain_until_date)) {
         None | Some((None, None)) => None,
@@ -99,7 +100,8 @@ pub(crate) async fn put_object_retention(
     if retention.is_some_and(|retention| convert::timestamp(retention.until) < dto::Timestamp::from(now)) {
         return Err(invalid_argument("The retain until date must be in the future!").into());
     }
-    let bypass = input.bypass_governance_retention.unwrap_or(false) && cx.caller.is_root;
+    let bypass = input.bypass_governance_retention.unwrap_or(false)
+        && may_bypass(front, cx, (&headers, &uri), &bucket, &input.key, input.version_id.as_deref()).await?;
     let change = VersionChange::Retention { retention, bypass };
     let key = convert::object_key(input.key)?;
     let version = convert::version_id(input.version_id.as_deref())?;

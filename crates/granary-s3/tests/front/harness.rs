@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use granary_access::{Credentials, Owner, Secret};
+use granary_access::{Iam, Owner, Secret};
 use granary_s3::{FrontConfig, RequestObserver, S3Service, service};
 use granary_types::ClusterId;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -48,7 +48,7 @@ impl Server {
         let store = Arc::new(Twin::default());
         let secret = Secret::new(secret_key.to_owned()).unwrap();
         let owner = Owner::root(ClusterId([0xab; 16]));
-        let credentials = Arc::new(Credentials::with_root(access_key, secret, owner).unwrap());
+        let credentials = Arc::new(Iam::with_root(access_key, secret, owner).unwrap());
         let seen = Seen::default();
         let observer: Arc<dyn RequestObserver> = Arc::new(Recorder(Arc::clone(&seen)));
         let service = service(store.clone(), credentials, config, Some(observer)).unwrap();

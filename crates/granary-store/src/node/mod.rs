@@ -5,9 +5,9 @@
 //! node starts is offline, not forgotten.
 
 mod drives;
-mod keys;
 mod open;
 pub mod rebuild;
+mod records;
 pub mod status;
 
 use std::path::PathBuf;
@@ -27,8 +27,8 @@ use crate::heal::HealMode;
 use crate::inner::StoreOptions;
 use crate::store::Store;
 use crate::{heal, reaper};
-use granary_crypto::Keyring;
-pub use keys::RootRotation;
+use granary_crypto::{Keyring, Secret32};
+pub use records::SystemRecords;
 use status::{HealStatus, NodeStatus, ScrubStatus};
 
 /// How drive I/O is done.
@@ -138,7 +138,7 @@ struct OpenDrive {
 pub struct Node {
     options: NodeOptions,
     cluster: ClusterId,
-    keyring: parking_lot::RwLock<Arc<Keyring>>,
+    keyring: Keyring,
     engine: Arc<dyn IoEngine>,
     io: String,
     clock: Arc<dyn granary_types::Clock>,
@@ -167,13 +167,24 @@ impl Node {
         self.cluster
     }
 
+    /// The system's own small records, for those above that keep some (users and policies do).
+    #[must_use]
+    pub fn system_records(&self) -> SystemRecords {
+        SystemRecords { inner: Arc::clone(&self.store.inner) }
+    }
+
+    /// A key for one purpose, made of the cluster's secret: the same at every start, and on every node.
+    #[must_use]
+    pub fn derive_key(&self, label: &str) -> Secret32 {
+        self.keyring.keys().cluster.derive(label, self.cluster.as_bytes())
+    }
+
     /// Starts the reaper, the orphan sweep and repair.
     pub fn start_background(&self) {
         let inner = &self.store.inner;
         let mut tasks = self.tasks.lock();
         tasks.push(tokio::spawn(reaper::run(Arc::clone(inner), Arc::clone(&self.stop), self.sweep_allowed)));
         tasks.push(tokio::spawn(heal::run(Arc::clone(inner), Arc::clone(&self.stop))));
-        tasks.push(tokio::spawn(crate::ai::keeper::run(self.store.clone(), Arc::clone(&self.stop))));
         inner.resume_heal();
     }
 

@@ -58,9 +58,6 @@ pub(crate) enum ClientError {
         /// What it said.
         message: String,
     },
-    /// The command line asks for what cannot be.
-    #[error("{0}")]
-    Argument(String),
     /// Standard output is gone.
     #[error("output: {0}")]
     Output(#[from] std::io::Error),

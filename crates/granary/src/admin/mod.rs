@@ -2,7 +2,7 @@
 //!
 //! It answers from the moment the process runs (`/health/live`), long before the node serves (`/health/ready`).
 
-mod ai;
+mod access;
 mod auth;
 pub(crate) mod client;
 mod drives;
@@ -15,8 +15,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use bytes::Bytes;
-use granary_access::RootKeys;
-use granary_store::ai::dataset::Datasets;
+use granary_access::{Iam, RootKeys};
 use granary_store::node::Node;
 use granary_types::{Clock as _, SystemClock};
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
@@ -29,8 +28,6 @@ use crate::metrics::Metrics;
 use auth::{Signed, Verifier};
 use drives::Selector;
 
-/// Memory for indexes of tar files while datasets are frozen.
-const SHARD_INDEX_BYTES: u64 = 256 << 20;
 /// Bytes of a request's body, at most.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
@@ -39,11 +36,11 @@ pub(crate) struct Admin {
     verifier: Verifier,
     metrics: Arc<Metrics>,
     node: OnceLock<Arc<Node>>,
+    iam: OnceLock<Arc<Iam>>,
     draining: AtomicBool,
     started: Instant,
     face: Face,
     drive_list: Option<crate::drive_list::DriveList>,
-    datasets: OnceLock<Datasets>,
 }
 
 /// How the node shows itself, for `granary status`.
@@ -80,16 +77,17 @@ impl Admin {
             verifier: Verifier::new(keys),
             metrics,
             node: OnceLock::new(),
+            iam: OnceLock::new(),
             draining: AtomicBool::new(false),
             started: Instant::now(),
             face,
             drive_list,
-            datasets: OnceLock::new(),
         }
     }
 
     /// The node is open.
-    pub(crate) fn set_node(&self, node: Arc<Node>) {
+    pub(crate) fn set_node(&self, node: Arc<Node>, iam: Arc<Iam>) {
+        assert!(self.iam.set(iam).is_ok(), "the node is set once");
         assert!(self.node.set(node).is_ok(), "the node is set once");
     }
 
@@ -186,14 +184,12 @@ impl Admin {
                 Ok(json!({ "started": node.start_heal(deep) }))
             }
             (_, path) if path.starts_with("/admin/v1/keys") => keys::answer(node, method, path, body).await,
-            ("GET", "/admin/v1/heal") => Ok(json!(node.heal_status())),
-            _ => match path.strip_prefix("/admin/v1/ai/") {
-                Some(path) => {
-                    let datasets = self.datasets.get_or_init(|| Datasets::new(node.store().clone(), SHARD_INDEX_BYTES));
-                    ai::route(method.as_str(), path, body, node, datasets).await
-                }
-                None => Err(Refusal(StatusCode::NOT_FOUND, format!("there is no {method} {path}"))),
+            ("POST", "/admin/v1/access") => match self.iam.get() {
+                Some(iam) => access::act(iam, node, body).await,
+                None => Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, "the node is still starting".to_owned())),
             },
+            ("GET", "/admin/v1/heal") => Ok(json!(node.heal_status())),
+            _ => Err(Refusal(StatusCode::NOT_FOUND, format!("there is no {method} {path}"))),
         }
     }
 
