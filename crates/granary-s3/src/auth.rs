@@ -235,7 +235,15 @@ impl S3Access for Access {
                 let target = Target { bucket, key, version: version.as_deref() };
                 self.decide(&proven, view, &needs, &target, &trace).await.map_err(|fail| answer(&trace, fail))?;
             }
-            When::Later(needs) => undecided = Some(Undecided(needs)),
+            When::Later(needs) => {
+                // No document can make up for it: nobody creates buckets without a policy of its own.
+                let who = &proven.who;
+                if !who.is_root && who.policies.is_empty() && needs.iter().any(|need| need.on == On::NewBucket) {
+                    trace.set_decision(Decision { allowed: false, by: By::Nothing });
+                    return Err(nobody());
+                }
+                undecided = Some(Undecided(needs));
+            }
             When::EachKey => {}
             When::Never => {
                 let is_root = proven.who.is_root && proven.who.limits.is_empty();

@@ -174,7 +174,8 @@ impl Trace {
         }
     }
 
-    /// What was decided, and by which statement. `None` where it did not come to a decision.
+    /// What was decided, and by which statement. `None` where it did not come to a decision. (For the audit trail.)
+    #[allow(dead_code)]
     pub(crate) fn decision(&self) -> Option<Decision> {
         self.decision.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

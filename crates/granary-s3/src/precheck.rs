@@ -52,6 +52,23 @@ pub(crate) fn complete(parts: &mut Parts) {
     if is_bare && is_v4 && !parts.headers.contains_key(CONTENT_SHA256) {
         parts.headers.insert(CONTENT_SHA256, EMPTY);
     }
+    let query = parts.uri.query().unwrap_or_default();
+    if query.contains("Signature=") && query.contains("x-amz-") && !query.contains("X-Amz-Signature=") {
+        for (name, value) in headers_of_v2(query) {
+            parts.headers.entry(name).or_insert(value);
+        }
+    }
+}
+
+/// What a URL presigned with SigV2 says in its query as `x-amz-*` is signed as headers, and means what they mean: boto3 puts
+/// session tokens there.
+fn headers_of_v2(query: &str) -> Vec<(HeaderName, HeaderValue)> {
+    let read = |pair: &str| {
+        let (name, value) = pair.split_once('=')?;
+        let name = HeaderName::from_bytes(name.as_bytes()).ok().filter(|name| name.as_str().starts_with("x-amz-"))?;
+        Some((name, HeaderValue::try_from(convert::form_decode(value)?).ok()?))
+    };
+    query.split('&').filter_map(read).collect()
 }
 
 fn is_form(parts: &Parts) -> bool {
