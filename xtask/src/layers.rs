@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Crate and row. Row 6 is tools that nothing depends on.
-const ROWS: [(&str, u8); 13] = [
+const ROWS: [(&str, u8); 14] = [
     ("granary-types", 0),
     ("granary-drive", 1),
     ("granary-crypto", 1),
+    ("granary-audit", 1),
     ("granary-stripe", 2),
     ("granary-meta", 2),
     ("granary-store", 3),

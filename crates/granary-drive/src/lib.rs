@@ -6,6 +6,7 @@
 pub mod api;
 pub mod buf;
 mod chores;
+pub mod clock;
 mod core;
 pub mod drive;
 mod header;

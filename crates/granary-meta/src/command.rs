@@ -2,10 +2,10 @@
 //! deterministically: times and ids are in the command.
 
 use bytes::Bytes;
-use granary_types::Checksum;
 use granary_types::{
     BucketId, BucketName, DriveId, DriveNo, ObjectKey, PartId, Placement, Timestamp, UploadId, VersionId,
 };
+use granary_types::{Checksum, Head};
 use serde::{Deserialize, Serialize};
 
 use crate::records::{
@@ -19,6 +19,9 @@ pub struct Envelope {
     pub at: Timestamp,
     /// The command.
     pub command: Command,
+    /// The audit event of the request that it is part of. It becomes a record of the chain in the same batch, whether the
+    /// command is carried out or refused.
+    pub audit: Option<Bytes>,
 }
 
 /// An ETag condition: `*`, or any of a list (without quotes).
@@ -253,6 +256,53 @@ pub enum Command {
         /// The parts of a multipart object, in order; empty for others.
         parts: Vec<PartRecord>,
     },
+    /// Events of requests that changed nothing (reads, refused requests), in the order they ended.
+    Audit {
+        /// As `granary-audit` encodes them.
+        events: Vec<Bytes>,
+    },
+    /// Audit events are sealed: segment and seal become objects of the audit bucket, and the events leave the index. Refused
+    /// as stale if the chain is not where the proposer saw it.
+    SealAudit(Box<SealAudit>),
+    /// Removes an object of the audit bucket that is older than the trail must be kept. Refused if it is not.
+    ExpireAudit {
+        /// The audit bucket.
+        bucket: BucketId,
+        /// Key.
+        key: ObjectKey,
+    },
+}
+
+/// An object that the node puts into the audit bucket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealedObject {
+    /// Key.
+    pub key: ObjectKey,
+    /// The object.
+    pub object: Box<ObjectRecord>,
+    /// The sealed chunk of an inline part.
+    pub inline: Option<Bytes>,
+    /// Random half of a version id.
+    pub nonce: [u8; 8],
+}
+
+/// A sealed segment of the audit trail takes its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealAudit {
+    /// The audit bucket.
+    pub bucket: BucketId,
+    /// Number of the segment.
+    pub segment: u64,
+    /// First sequence number in it.
+    pub first: u64,
+    /// Last.
+    pub through: u64,
+    /// The chain's head after the last.
+    pub head: Head,
+    /// SHA-256 of its signed statement, which the next seal names.
+    pub seal: String,
+    /// Segment and seal.
+    pub objects: Vec<SealedObject>,
 }
 
 /// What a command did.
@@ -360,4 +410,35 @@ pub enum Refusal {
     /// `MovePart` of a part that is elsewhere or gone.
     #[error("the part is no longer there")]
     Stale,
+    /// What the node keeps for itself: nobody changes it, whatever their rights.
+    #[error("{0}")]
+    Protected(&'static str),
+}
+
+impl Refusal {
+    /// S3's error code for it, as the front door answers (a test there compares).
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::BucketExists { .. } => "BucketAlreadyExists",
+            Self::NoSuchBucket => "NoSuchBucket",
+            Self::BucketNotEmpty => "BucketNotEmpty",
+            Self::TooManyBuckets => "TooManyBuckets",
+            Self::NoSuchKey => "NoSuchKey",
+            Self::NoSuchVersion => "NoSuchVersion",
+            Self::IsDeleteMarker => "MethodNotAllowed",
+            Self::Precondition(_) | Self::WriteOnce => "PreconditionFailed",
+            Self::NoSuchUpload => "NoSuchUpload",
+            Self::InvalidPart { .. } => "InvalidPart",
+            Self::InvalidPartOrder => "InvalidPartOrder",
+            Self::EntityTooSmall { .. } => "EntityTooSmall",
+            Self::EntityTooLarge => "EntityTooLarge",
+            Self::BadChecksum => "BadDigest",
+            Self::BadSize => "InvalidRequest",
+            Self::Locked(_) | Self::Protected(_) => "AccessDenied",
+            Self::QuotaExceeded => "QuotaExceeded",
+            Self::InvalidState(_) => "InvalidBucketState",
+            Self::Stale => "InternalError",
+        }
+    }
 }

@@ -19,9 +19,10 @@ pub mod rescue;
 pub mod stats;
 pub mod store;
 
+pub use apply::AUDIT_KEEP_DAYS;
 pub use error::{MetaError, Result};
 pub use index::list::{ObjectPage, UploadPage, VersionPage};
-pub use index::{DriveEntry, Index, IndexHandle, IndexOptions, Usage, WithInline};
+pub use index::{AuditSealed, AuditState, DriveEntry, Index, IndexHandle, IndexOptions, Usage, WithInline};
 pub use options::{IndexSource, MetaKey, MirrorFolder, OpenOptions, RecoveryReport};
 pub use proposer::{MemoryProposer, Proposer};
 pub use stats::MetaStats;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use granary_types::Clock;
 use parking_lot::Mutex;
@@ -23,7 +24,12 @@ use crate::index::{Index, IndexHandle, IndexOptions};
 /// - After `read_barrier` resolves, the index holds all that was acknowledged to anybody before it was called.
 pub trait Proposer: Send + Sync + 'static {
     /// Proposes one command; the proposer adds the time.
-    fn propose(&self, command: Command) -> BoxFuture<'_, Result<Outcome>>;
+    fn propose(&self, command: Command) -> BoxFuture<'_, Result<Outcome>> {
+        self.propose_audited(command, None)
+    }
+
+    /// Proposes one command together with the audit event of its request: both become durable in one frame.
+    fn propose_audited(&self, command: Command, audit: Option<Bytes>) -> BoxFuture<'_, Result<Outcome>>;
 
     /// Resolves when reads of the index are linearizable.
     fn read_barrier(&self) -> BoxFuture<'_, Result<()>>;
@@ -52,11 +58,11 @@ impl MemoryProposer {
 }
 
 impl Proposer for MemoryProposer {
-    fn propose(&self, command: Command) -> BoxFuture<'_, Result<Outcome>> {
+    fn propose_audited(&self, command: Command, audit: Option<Bytes>) -> BoxFuture<'_, Result<Outcome>> {
         let run = || {
             let index = self.index.load()?;
             let _turn = self.turn.lock();
-            apply_one(&index, index.applied() + 1, &Envelope { at: self.clock.now(), command })
+            apply_one(&index, index.applied() + 1, &Envelope { at: self.clock.now(), command, audit })
         };
         Box::pin(std::future::ready(run()))
     }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use granary_drive::raw::lock_exclusive;
 use granary_types::limits::COMMAND_BYTES_MAX;
@@ -303,8 +304,8 @@ impl Clock for SharedClock {
 }
 
 impl Proposer for MetaStore {
-    fn propose(&self, command: Command) -> BoxFuture<'_, Result<Outcome>> {
-        let envelope = Envelope { at: self.clock.now(), command };
+    fn propose_audited(&self, command: Command, audit: Option<Bytes>) -> BoxFuture<'_, Result<Outcome>> {
+        let envelope = Envelope { at: self.clock.now(), command, audit };
         let bytes = encode(&envelope);
         let (reply, answer) = oneshot::channel();
         let queued = match bytes.len() > self.command_bytes_max {

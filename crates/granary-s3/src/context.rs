@@ -29,6 +29,10 @@ pub struct Peer {
     pub address: SocketAddr,
     /// The version of TLS, such as `1.3`; `None` over plain HTTP.
     pub tls: Option<&'static str>,
+    /// IANA's name of the cipher suite without its prefix: `AES_256_GCM_SHA384`.
+    pub cipher: Option<&'static str>,
+    /// SHA-256 of the client's certificate, where it gave one.
+    pub client_certificate: Option<[u8; 32]>,
 }
 
 /// Name of an operation that was never known.

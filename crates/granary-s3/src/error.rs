@@ -103,6 +103,7 @@ impl From<Answer> for S3Error {
     }
 }
 
+const BUCKET_REGION: HeaderName = HeaderName::from_static("x-amz-bucket-region");
 const DELETE_MARKER: HeaderName = HeaderName::from_static("x-amz-delete-marker");
 const VERSION_ID: HeaderName = HeaderName::from_static("x-amz-version-id");
 
@@ -178,6 +179,13 @@ pub fn answer(error: &StoreError, is_chunk_signed: bool) -> Answer {
             ),
         ),
         StoreError::Invalid(what) => Answer::new(400, Code::InvalidArgument, what.clone()),
+        StoreError::WrongRegion { region } => Answer::custom(
+            301,
+            "PermanentRedirect",
+            "The bucket you are attempting to access must be addressed using the specified endpoint. Please send all future \
+             requests to this endpoint.",
+        )
+        .with(BUCKET_REGION, region),
         StoreError::CopyOntoItself => Answer::new(
             400,
             Code::InvalidRequest,
@@ -319,6 +327,7 @@ fn refused(refusal: &Refusal) -> Answer {
         }
         Refusal::InvalidState(why) => Answer::new(409, Code::InvalidBucketState, *why),
         Refusal::Stale => Answer::internal(),
+        Refusal::Protected(why) => Answer::new(403, Code::AccessDenied, format!("Access Denied: {why}.")),
     }
 }
 

@@ -5,6 +5,7 @@
 //! on is in `docs/SEMANTICS.md`. Listeners, TLS, metrics and settings are the binary's.
 
 mod access;
+mod audit;
 mod auth;
 mod body;
 mod checksums;

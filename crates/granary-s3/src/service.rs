@@ -13,6 +13,7 @@ use futures::future::BoxFuture;
 use granary_access::Iam;
 use granary_access::oidc::Verifier;
 use granary_store::ObjectStore;
+use granary_store::audit::{self, AuditLog, AuditScope};
 use granary_types::BucketName;
 use http::header::{
     CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue, ORIGIN, SERVER,
@@ -26,6 +27,7 @@ use s3s::service::{S3Service as Inner, S3ServiceBuilder};
 use s3s::{Body, S3Error, S3ErrorCode, StdError};
 
 use crate::access::Gate;
+use crate::audit::{End, RequestAudit, error_of};
 use crate::auth::{Access, Auth, Domains, NoKeys};
 use crate::context::{Peer, RequestObserver, Trace, operation_index};
 use crate::error::{invalid_request, not_implemented};
@@ -38,7 +40,7 @@ use crate::unread::Unread;
 use crate::{cors, documents, precheck};
 
 /// What the front door can be told.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct FrontConfig {
     /// The region this node answers for. Buckets are created in it unless `any_region`.
     pub region: String,
@@ -58,6 +60,8 @@ pub struct FrontConfig {
     pub xml_bytes_max: usize,
     /// Shown as `x-amz-id-2`: which node answered.
     pub host_id: String,
+    /// Where events of requests go. `None`: nowhere (tests of the front door alone).
+    pub audit: Option<Arc<AuditLog>>,
 }
 
 impl Default for FrontConfig {
@@ -72,6 +76,7 @@ impl Default for FrontConfig {
             // 10,000 completed parts with checksums are about 2 MB; 1,000 deletes of the longest keys 1.2 MB.
             xml_bytes_max: 4 * 1024 * 1024,
             host_id: "granary".to_owned(),
+            audit: None,
         }
     }
 }
@@ -95,6 +100,7 @@ struct Shared {
     host_id: HeaderValue,
     in_flight: Arc<AtomicUsize>,
     observer: Option<Arc<dyn RequestObserver>>,
+    region: Arc<str>,
 }
 
 /// Makes the service.
@@ -145,7 +151,10 @@ pub fn service(
     let _ = proven.set(built(false));
     let inner = built(true);
     let in_flight = Arc::new(AtomicUsize::new(0));
-    Ok(S3Service { shared: Arc::new(Shared { inner, store, domains, query, config, host_id, in_flight, observer }) })
+    let region = config.region.as_str().into();
+    Ok(S3Service {
+        shared: Arc::new(Shared { inner, store, domains, query, config, host_id, in_flight, observer, region }),
+    })
 }
 
 /// A setting of the front door that cannot be.
@@ -204,15 +213,42 @@ impl S3Service {
             status: StatusCode::OK,
             bytes_in_announced: announced_bytes.unwrap_or(0),
             bytes_out: 0,
+            audit: None,
+            is_answered: false,
+            error: (String::new(), String::new()),
         };
+        let mut place = place;
+        // Before anything is done for the request: where its event has no room, it is not served.
+        let room = match &shared.config.audit {
+            Some(log) => Some(log.room(RequestAudit::is_write(&parts.method)).await),
+            None => None,
+        };
+        if let (Some(log), Some(Ok(room))) = (&shared.config.audit, room) {
+            let audit = RequestAudit::new(
+                Arc::clone(log),
+                room,
+                Arc::clone(&trace),
+                &parts,
+                Arc::clone(&shared.region),
+                Some(&shared.domains),
+            );
+            place.audit = Some(Arc::new(audit));
+        }
         let claim = Claimed::of(&parts);
-        let refused = if before >= shared.config.in_flight_max || !claim.may_try(&shared.query.iam, &trace) {
-            Err(too_busy())
-        } else {
-            precheck::check(&parts, shared.config.allow_sigv2)
-        };
+        let is_unheard = shared.config.audit.is_some() && place.audit.is_none();
+        let refused =
+            if before >= shared.config.in_flight_max || is_unheard || !claim.may_try(&shared.query.iam, &trace) {
+                Err(too_busy())
+            } else {
+                precheck::check(&parts, shared.config.allow_sigv2)
+            };
         if refused.is_ok() && query::is_meant(&parts) {
-            return self.query(&parts, body, place, &trace, &claim).await;
+            let scope = place.audit.clone();
+            let work = self.query(&parts, body, place, &trace, &claim);
+            return match scope {
+                Some(scope) => audit::scoped(scope as Arc<dyn AuditScope>, work).await,
+                None => work.await,
+            };
         }
         // A client that asked whether it may send has not sent yet.
         let has_sent = !parts.headers.contains_key(EXPECT)
@@ -246,7 +282,13 @@ impl S3Service {
                     })
                 };
                 match body {
-                    Ok(body) => Ok(shared.inner.call(Request::from_parts(parts, body)).await),
+                    Ok(body) => {
+                        let call = shared.inner.call(Request::from_parts(parts, body));
+                        Ok(match &place.audit {
+                            Some(audit) => audit::scoped(Arc::clone(audit) as Arc<dyn AuditScope>, call).await,
+                            None => call.await,
+                        })
+                    }
                     Err(error) => Err(error),
                 }
             }
@@ -331,6 +373,7 @@ impl S3Service {
         };
         claim.note(&self.shared.query.iam, trace, &answer);
         let (mut parts, body) = answer.into_parts();
+        place.is_answered = true;
         if let Ok(id) = HeaderValue::from_str(&trace.id) {
             parts.headers.insert(REQUEST_ID, id);
         }
@@ -348,6 +391,13 @@ impl S3Service {
         resource: &str,
     ) -> Response<FrontBody> {
         let (mut parts, mut body) = answer.into_parts();
+        place.is_answered = true;
+        if parts.status.as_u16() >= 400
+            && place.audit.is_some()
+            && let Some(document) = body.bytes()
+        {
+            place.error = error_of(&document);
+        }
         let host_id = &self.shared.host_id;
         if parts.status == StatusCode::OK && parts.headers.contains_key(CONTENT_RANGE) {
             parts.status = StatusCode::PARTIAL_CONTENT;
@@ -441,18 +491,30 @@ struct Place {
     status: StatusCode,
     bytes_in_announced: u64,
     bytes_out: u64,
+    audit: Option<Arc<RequestAudit>>,
+    /// An answer was made; else the client went away before.
+    is_answered: bool,
+    error: (String, String),
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        // XML documents are counted as announced, payload as it came.
+        let bytes_in = match self.trace.bytes_in() {
+            0 => self.bytes_in_announced,
+            counted => counted,
+        };
+        if let Some(audit) = self.audit.take() {
+            let (code, message) = match self.is_answered {
+                true => std::mem::take(&mut self.error),
+                false => ("ClientDisconnected".to_owned(), String::new()),
+            };
+            let status = if self.is_answered { self.status.as_u16() } else { 499 };
+            audit.end(End { status, code, message, bytes_in, bytes_out: self.bytes_out });
+        }
         if let Some(observer) = &self.observer {
             let micros = u64::try_from(self.trace.started.elapsed().as_micros()).unwrap_or(u64::MAX);
-            // XML documents are counted as announced, payload as it came.
-            let bytes_in = match self.trace.bytes_in() {
-                0 => self.bytes_in_announced,
-                counted => counted,
-            };
             observer.done(self.trace.operation(), self.status.as_u16(), bytes_in, self.bytes_out, micros);
         }
     }

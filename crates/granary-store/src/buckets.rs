@@ -35,7 +35,7 @@ impl Inner {
     }
 
     pub(crate) async fn delete_bucket(&self, name: &BucketName) -> Result<()> {
-        let bucket = self.bucket(name)?;
+        let bucket = self.bucket_anywhere(name)?;
         self.propose(Command::DeleteBucket { name: name.clone() }).await?;
         self.forget_bucket_key(bucket.id);
         self.save_bucket_table();
@@ -43,7 +43,7 @@ impl Inner {
     }
 
     pub(crate) async fn change_bucket(&self, name: &BucketName, change: BucketChange) -> Result<()> {
-        self.bucket(name)?;
+        self.bucket_anywhere(name)?;
         self.propose(Command::ChangeBucket { name: name.clone(), change }).await?;
         self.save_bucket_table();
         Ok(())

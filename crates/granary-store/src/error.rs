@@ -111,6 +111,12 @@ pub enum StoreError {
     /// A drive's error that nothing above could make good.
     #[error(transparent)]
     Drive(#[from] DriveError),
+    /// The bucket's bytes may not lie or be served in this node's region.
+    #[error("the bucket is pinned to region {region}, which this node is not in")]
+    WrongRegion {
+        /// Where to ask.
+        region: String,
+    },
     /// A promise broken inside.
     #[error("{0}")]
     Internal(String),
@@ -125,7 +131,7 @@ impl StoreError {
                 Refusal::NoSuchBucket | Refusal::NoSuchKey | Refusal::NoSuchVersion | Refusal::NoSuchUpload => {
                     ErrorKind::NotFound
                 }
-                Refusal::Locked(_) => ErrorKind::Denied,
+                Refusal::Locked(_) | Refusal::Protected(_) => ErrorKind::Denied,
                 Refusal::BucketExists { .. }
                 | Refusal::BucketNotEmpty
                 | Refusal::Precondition(_)
@@ -138,6 +144,7 @@ impl StoreError {
             | Self::NoSuchVersion
             | Self::NoSuchUpload
             | Self::NoSuchPart(_) => ErrorKind::NotFound,
+            Self::WrongRegion { .. } => ErrorKind::Denied,
             Self::Precondition(_) | Self::NotModified { .. } => ErrorKind::Conflict,
             Self::IsDeleteMarker { .. }
             | Self::InvalidRange { .. }

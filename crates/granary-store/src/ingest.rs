@@ -45,6 +45,8 @@ impl Inner {
     /// # Errors
     /// `IncompleteBody`, `Body`, `BadDigest`, `BadChecksum`, `EntityTooLarge`, `Full`, `Unavailable`.
     pub(crate) async fn ingest(&self, spec: IngestSpec<'_>, claims: Claims, mut body: BodyIn) -> Result<Ingested> {
+        // No byte of it is placed before this is asked, whoever brings it.
+        self.check_region(spec.bucket)?;
         let size_bytes = spec.size_bytes;
         if size_bytes > PART_BYTES_MAX {
             return Err(StoreError::EntityTooLarge { size_bytes, max_bytes: PART_BYTES_MAX });

@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 
 use crate::active::ActiveParts;
 use crate::api::Result;
+use crate::audit::{self, AuditOptions};
 use crate::error::StoreError;
 use crate::heal::HealState;
 use crate::md5_farm::Md5Farm;
@@ -30,6 +31,10 @@ pub struct StoreOptions {
     pub scheme: Scheme,
     /// Region of this node; what a bucket gets when the client names none.
     pub region: String,
+    /// The law that this node is under, in its operator's words.
+    pub jurisdiction: String,
+    /// Take drives that were declared to be in another region: the node has moved.
+    pub moved_region: bool,
     /// Payload of at most this travels in the command. At most [`INLINE_BYTES_MAX`].
     pub inline_bytes_max: usize,
     /// Payload of at most this is kept as copies. At most [`COPIES_BYTES_MAX`].
@@ -48,6 +53,8 @@ pub struct StoreOptions {
     pub sweep_interval: Duration,
     /// How long an opened key is kept in memory before the key provider is asked again.
     pub key_cache: Duration,
+    /// The audit trail.
+    pub audit: AuditOptions,
 }
 
 impl Default for StoreOptions {
@@ -55,6 +62,8 @@ impl Default for StoreOptions {
         Self {
             scheme: Scheme { k: 4, m: 2 },
             region: "us-east-1".to_owned(),
+            jurisdiction: String::new(),
+            moved_region: false,
             inline_bytes_max: INLINE_BYTES_MAX,
             copies_bytes_max: COPIES_BYTES_MAX,
             ingest_memory_bytes: 1 << 30,
@@ -64,6 +73,7 @@ impl Default for StoreOptions {
             orphan_grace: Duration::from_secs(3600),
             sweep_interval: Duration::from_secs(1800),
             key_cache: Duration::from_secs(300),
+            audit: AuditOptions::default(),
         }
     }
 }
@@ -136,9 +146,16 @@ impl Inner {
         self.meta.index().load().map_err(from_meta)
     }
 
-    /// The bucket of that name.
-    pub(crate) fn bucket(&self, name: &BucketName) -> Result<Arc<BucketRecord>> {
+    /// The bucket of that name, wherever its bytes may lie: to be looked at, changed or deleted.
+    pub(crate) fn bucket_anywhere(&self, name: &BucketName) -> Result<Arc<BucketRecord>> {
         self.index()?.bucket(name).ok_or(StoreError::NoSuchBucket)
+    }
+
+    /// The bucket of that name, whose bytes may lie and be served here.
+    pub(crate) fn bucket(&self, name: &BucketName) -> Result<Arc<BucketRecord>> {
+        let bucket = self.bucket_anywhere(name)?;
+        self.check_region(&bucket)?;
+        Ok(bucket)
     }
 
     /// The bucket's key, unwrapped and then kept for a bounded time.
@@ -181,9 +198,16 @@ impl Inner {
         self.manifests.write().clear();
     }
 
-    /// Proposes a command; a refusal becomes an error.
+    /// Proposes a command, with the audit event of the request that this runs in; a refusal becomes an error.
     pub(crate) async fn propose(&self, command: Command) -> Result<Outcome> {
-        match self.meta.propose(command).await.map_err(from_meta)? {
+        let scope = audit::current();
+        let event = audit::event_of(scope.as_ref(), &command, &*self.index()?, &self.options.region, self.clock.now());
+        let has_event = event.is_some();
+        let outcome = self.meta.propose_audited(command, event).await.map_err(from_meta)?;
+        if let Some(scope) = scope.filter(|_| has_event) {
+            scope.written(!matches!(outcome, Outcome::Refused(_)));
+        }
+        match outcome {
             Outcome::Refused(refusal) => Err(StoreError::Refused(refusal)),
             outcome => Ok(outcome),
         }

@@ -4,6 +4,7 @@
 //! their bytes, and proposes commands. Knows no HTTP.
 
 pub mod api;
+pub mod audit;
 pub mod error;
 
 mod active;
@@ -20,12 +21,14 @@ mod multipart;
 pub mod node;
 mod objects;
 mod reaper;
+pub mod residency;
 pub mod sse;
 mod stats;
 mod store;
 mod tables;
 
 pub use api::ObjectStore;
+pub use audit::{AuditLog, AuditOptions, AuditScope};
 pub use error::StoreError;
 pub use heal::HealMode;
 pub use inner::StoreOptions;

@@ -122,7 +122,7 @@ impl ObjectStore for Store {
     }
 
     fn bucket(&self, name: &BucketName) -> Result<Arc<BucketRecord>> {
-        self.inner.bucket(name)
+        self.inner.bucket_anywhere(name)
     }
 
     fn list_buckets(&self) -> Result<Vec<Arc<BucketRecord>>> {

@@ -3,6 +3,7 @@
 //! One word per thing, as `docs/ARCHITECTURE.md` defines them: *bucket, key, version, part, chunk,
 //! stripe, block, shard, segment, extent, placement, command, log, index*.
 
+pub mod audit;
 pub mod checksum;
 pub mod error;
 pub mod frame;
@@ -15,6 +16,7 @@ pub mod placement;
 pub mod range;
 pub mod time;
 
+pub use audit::{AuditOutcome, AuditRecord, Head};
 pub use checksum::{Checksum, ChecksumAlgorithm, ChecksumHasher, ChecksumKind};
 pub use error::ErrorKind;
 pub use ids::{BucketId, ClusterId, DriveId, NodeId, PartId, ShardId, UploadId, VersionId};

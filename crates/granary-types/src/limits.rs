@@ -57,6 +57,9 @@ pub const OBJECT_TAGS_MAX: usize = 10;
 /// S3: buckets an account may own by default quota is 10,000; we keep the number as the limit.
 pub const BUCKETS_COUNT_MAX: usize = 10_000;
 
+/// Days that the audit trail is kept at least, whatever anybody asks for.
+pub const AUDIT_KEEP_DAYS_MIN: u64 = 180;
+
 const _: () = {
     assert!(CHUNK_BYTES.is_multiple_of(ALIGN_BYTES));
     assert!(BLOCK_BYTES.is_multiple_of(ALIGN_BYTES));

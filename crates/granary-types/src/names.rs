@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::KEY_BYTES_MAX;
 
+/// The bucket that sealed audit segments lie in. The node alone writes it.
+pub const AUDIT_BUCKET: &str = "granary-audit";
+
 /// Why a name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {

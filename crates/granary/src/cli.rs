@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use granary_types::Scheme;
 
+use crate::audit::cli::AuditCommand;
 use crate::cli_access::{Common, GroupCommand, KeyCreate, PolicyCommand, UserCommand, WhichKey};
+use crate::residency_cli::ResidencyCommand;
 
 /// A self-hosted, S3-compatible object store for AI work: training data in, checkpoints out.
 #[derive(Debug, Parser)]
@@ -43,6 +45,12 @@ pub(crate) enum Command {
     Heal(HealArgs),
     /// Say how a running node is
     Status(StatusArgs),
+    /// Verify, query and export the audit trail
+    #[command(subcommand)]
+    Audit(AuditCommand),
+    /// Say where data lies, and narrow where it may
+    #[command(subcommand)]
+    Residency(ResidencyCommand),
     /// Exit 0 if a node serves, 1 if not (for health checks)
     Health(HealthArgs),
     /// The last resort, on a stopped node: rebuild a lost index from the drives alone
@@ -72,6 +80,9 @@ pub(crate) struct DevArgs {
     /// Make buckets with fitting settings: raw, processed, artefacts, cache
     #[arg(long, value_enum)]
     pub(crate) preset: Option<Preset>,
+    /// TLS with a certificate of the node's own on loopback, too
+    #[arg(long)]
+    pub(crate) tls: bool,
     /// Show the secret key even when it is not new
     #[arg(long)]
     pub(crate) show_secret: bool,
@@ -122,6 +133,9 @@ pub(crate) struct NodeArgs {
     /// Settings file of the node, instead of --data
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+    /// Talk TLS to the admin endpoint and trust this certificate [default: as the node in DIR says]
+    #[arg(long, value_name = "FILE", env = "GRANARY_CA")]
+    pub(crate) ca: Option<PathBuf>,
 }
 
 /// `granary status`.
@@ -306,6 +320,9 @@ mod tests {
             "granary policy list",
             "granary policy show mine",
             "granary policy explain --as AK1 --action s3:GetObject --resource arn:aws:s3:::b/k --context aws:SourceIp=1.2.3.4",
+            "granary audit verify --public-key k a.parquet a.seal.json",
+            "granary audit query --since 1h --bucket b --key k --principal p --outcome refused --json",
+            "granary audit export --since 2026-11-20",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }

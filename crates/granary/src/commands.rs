@@ -65,6 +65,12 @@ pub(crate) fn status(args: &StatusArgs) -> Result<()> {
     if status["plaintext_beyond_loopback"] == true {
         out.push_str("PLAINTEXT: other machines can connect and nothing on the wire is encrypted\n");
     }
+    if status["admin_plaintext_beyond_loopback"] == true {
+        out.push_str("PLAINTEXT: the admin port can be reached by other machines and is not encrypted\n");
+    }
+    if let Some(tls) = status["tls"]["text"].as_str() {
+        out.push_str(&format!("{tls}\n"));
+    }
     out.push_str(&format!(
         "erasure {}, {}\n{} buckets, region {}\nkeys: {}\n",
         word(&node["scheme"]),
@@ -83,6 +89,15 @@ pub(crate) fn status(args: &StatusArgs) -> Result<()> {
     if heal["running"] == true || number(&heal["queued"]) > 0 {
         out.push_str(&heal_line(heal));
     }
+    let audit = &status["audit"];
+    out.push_str(&format!(
+        "audit: {} events, {} not sealed yet, {} segments kept {} days; clock {}\n",
+        audit["events"],
+        audit["unsealed_events"],
+        audit["segments"],
+        audit["keep_days"],
+        if audit["clock"]["synchronised"] == true { "synchronised" } else { "NOT SYNCHRONISED" },
+    ));
     for line in node["recovery"].as_array().into_iter().flatten() {
         out.push_str(&format!("recovery: {}\n", word(line)));
     }

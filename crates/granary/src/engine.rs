@@ -6,14 +6,14 @@ use std::time::Duration;
 use granary_access::Iam;
 use granary_s3::{ConfigError, FrontConfig, RequestObserver, S3Service};
 use granary_store::node::{IoChoice, Node, NodeOptions};
-use granary_store::{ObjectStore, StoreOptions};
+use granary_store::{AuditOptions, ObjectStore, StoreOptions};
 
 use crate::metrics::Metrics;
 use crate::settings::{Engine, Settings};
 
 /// What the node is opened with.
 pub(crate) fn options(settings: &Settings) -> NodeOptions {
-    let Settings { node, drives, store, .. } = settings;
+    let Settings { node, drives, store, audit, .. } = settings;
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     NodeOptions {
         drives: drives.paths.clone(),
@@ -30,6 +30,8 @@ pub(crate) fn options(settings: &Settings) -> NodeOptions {
         store: StoreOptions {
             scheme: drives.erasure,
             region: node.region.clone(),
+            jurisdiction: node.jurisdiction.clone(),
+            moved_region: node.moved_region,
             inline_bytes_max: size(store.inline_bytes_max),
             copies_bytes_max: store.copies_bytes_max,
             ingest_memory_bytes: store.ingest_memory_bytes,
@@ -38,8 +40,16 @@ pub(crate) fn options(settings: &Settings) -> NodeOptions {
             orphan_grace: Duration::from_millis(store.orphan_grace_ms),
             sweep_interval: Duration::from_millis(store.sweep_interval_ms),
             key_cache: Duration::from_millis(settings.keys.cache_ms),
+            audit: AuditOptions {
+                flush_interval: Duration::from_millis(audit.flush_interval_ms),
+                seal_interval: Duration::from_millis(audit.seal_interval_ms),
+                seal_events: audit.seal_events,
+                unsealed_events_max: audit.unsealed_events_max,
+                keep_days: audit.keep_days,
+            },
             ..StoreOptions::default()
         },
+        clock_state: crate::audit::clock_state,
         ..NodeOptions::default()
     }
 }
@@ -64,6 +74,7 @@ pub(crate) fn front_door(
         allow_customer_keys: !settings.plaintext_beyond_loopback() || settings.s3.customer_keys_in_the_clear,
         in_flight_max: settings.s3.requests_max as usize,
         host_id: node.cluster().to_string(),
+        audit: Some(node.audit_log()),
         ..FrontConfig::default()
     };
     granary_s3::service(store, iam, config, Some(observer))

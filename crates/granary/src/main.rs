@@ -4,6 +4,7 @@
 
 mod access;
 mod admin;
+mod audit;
 mod cli;
 mod cli_access;
 mod commands;
@@ -16,6 +17,7 @@ mod logging;
 mod metrics;
 mod preset;
 mod process;
+mod residency_cli;
 mod serve;
 mod server;
 mod settings;
@@ -50,6 +52,10 @@ enum Failure {
     Serve(#[from] ServeError),
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error(transparent)]
+    Audit(#[from] audit::cli::AuditError),
+    #[error(transparent)]
+    Residency(#[from] residency_cli::ResidencyError),
 }
 
 fn main() -> ExitCode {
@@ -64,6 +70,8 @@ fn main() -> ExitCode {
         Command::Rebuild(args) => rebuild(args).map(|()| true),
         Command::Heal(args) => commands::heal(&args).map_err(Failure::from),
         Command::Status(args) => commands::status(&args).map(|()| true).map_err(Failure::from),
+        Command::Audit(command) => audit::cli::run(&command).map_err(Failure::from),
+        Command::Residency(command) => residency_cli::run(&command).map_err(Failure::from),
         Command::Health(args) => commands::health(&args).map(|()| true).map_err(Failure::from),
         Command::Config => {
             // A pipe that was closed early (`| head`) is no failure.
@@ -94,6 +102,7 @@ fn dev(args: DevArgs) -> Result<(), Failure> {
     if let Some(admin) = args.admin {
         settings.admin.listen = admin;
     }
+    settings.s3.plaintext = !args.tls && (settings.s3.plaintext || settings.s3.listen.ip().is_loopback());
     if let Some(erasure) = args.erasure {
         settings.drives.erasure = erasure;
     }

@@ -23,12 +23,13 @@ use crate::access;
 use crate::admin::client::root_keys_file;
 use crate::admin::runfile::RunFile;
 use crate::admin::{Admin, Face};
+use crate::audit::stream::{self, Receiver};
 use crate::cli::Preset;
 use crate::drive_list::DriveList;
 use crate::engine;
 use crate::metrics::Metrics;
 use crate::preset;
-use crate::server::tls::{self, TlsError};
+use crate::server::tls::{Port, Tls, TlsError};
 use crate::server::{Listener, Timeouts};
 use crate::settings::Settings;
 use crate::startup::Greeting;
@@ -121,6 +122,15 @@ pub(crate) enum ServeError {
     /// Users and policies.
     #[error("users and policies: {0}")]
     Access(#[from] IamError),
+    /// The clock may be anywhere.
+    #[error(
+        "the system's clock is not synchronised (error up to {max_error_us} µs by the kernel's word), and node.require_time_sync \
+         is on: start chrony, ntpd or systemd-timesyncd and wait until it is in step"
+    )]
+    Clock {
+        /// As the kernel tells it; -1: it does not.
+        max_error_us: i64,
+    },
 }
 
 /// What to run.
@@ -219,21 +229,23 @@ async fn live(start: Start, data: DataDir) -> Result<(), ServeError> {
         .map_err(|source| ServeError::DataDir { path: data.path.clone(), source })?;
     let keys = RootKeys::obtain(access_key, from_environment("GRANARY_ROOT_SECRET_KEY"), &keys_file)?;
 
+    let clock = crate::audit::clock_state();
+    if settings.node.require_time_sync && !clock.synchronised {
+        return Err(ServeError::Clock { max_error_us: clock.max_error_us });
+    }
     let s3 = &settings.s3;
-    let acceptor = match (&s3.tls_cert_file, &s3.tls_key_file) {
-        (Some(certificate), Some(key)) => Some(tls::acceptor(certificate, key)?),
-        _ => None,
-    };
+    let s3_tls = Tls::of(&settings, Port::S3)?;
+    let admin_tls = Tls::of(&settings, Port::Admin)?;
     let timeouts = Timeouts {
         header: Duration::from_millis(s3.header_timeout_ms),
         idle: Duration::from_millis(s3.idle_timeout_ms),
         stall: Duration::from_millis(s3.stall_timeout_ms),
     };
     let listen = |address, setting| move |source| ServeError::Listen { address, setting, source };
-    let s3_listener = Listener::bind(s3.listen, s3.connections_max, timeouts, acceptor)
+    let s3_listener = Listener::bind(s3.listen, s3.connections_max, timeouts, s3_tls.clone())
         .map_err(listen(s3.listen, "s3.listen, --listen"))?;
     let admin_at = settings.admin.listen;
-    let admin_listener = Listener::bind(admin_at, ADMIN_CONNECTIONS_MAX, ADMIN_TIMEOUTS, None)
+    let admin_listener = Listener::bind(admin_at, ADMIN_CONNECTIONS_MAX, ADMIN_TIMEOUTS, admin_tls.clone())
         .map_err(listen(admin_at, "admin.listen, --admin"))?;
     let admin_address = admin_listener.address();
     let endpoint = format!("{}://{}", if settings.tls() { "https" } else { "http" }, s3_listener.address());
@@ -244,6 +256,10 @@ async fn live(start: Start, data: DataDir) -> Result<(), ServeError> {
     let face = Face {
         endpoint: endpoint.clone(),
         plaintext_beyond_loopback: settings.plaintext_beyond_loopback(),
+        admin_plaintext_beyond_loopback: settings.admin_plaintext_beyond_loopback(),
+        tls: s3_tls.clone(),
+        region: settings.node.region.clone(),
+        access_key: keys.access_key.clone(),
         keys: provider.describe(),
     };
     let admin = Arc::new(Admin::new(&keys, Arc::clone(&metrics), face, drive_list));
@@ -255,6 +271,13 @@ async fn live(start: Start, data: DataDir) -> Result<(), ServeError> {
     };
     let admin_task = tokio::spawn(admin_listener.run(admin_service, admin_drained));
     let mut signals = Signals::new()?;
+    let watched: Vec<_> = [s3_tls.clone(), admin_tls.clone()].into_iter().flatten().collect();
+    let interval = Duration::from_millis(s3.tls_check_interval_ms);
+    tokio::spawn(async move {
+        if let Err(error) = Tls::run(watched, interval).await {
+            tracing::error!(%error, "certificates are not watched: restart the node after changing them");
+        }
+    });
 
     let opening = Node::open(engine::options(&settings), provider, Arc::new(SystemClock));
     let node = tokio::select! {
@@ -274,9 +297,19 @@ async fn live(start: Start, data: DataDir) -> Result<(), ServeError> {
     node.start_background();
     admin.set_node(Arc::clone(&node), Arc::clone(&iam));
     let last_used = access::keep_last_used(Arc::clone(&iam));
+    let syslog = settings.audit.syslog.as_deref().and_then(Receiver::syslog);
+    let ca = settings.audit.webhook_ca_file.clone();
+    let webhook = settings.audit.webhook.as_deref().and_then(|text| Receiver::webhook(text, ca));
+    let streams: Vec<_> = [syslog, webhook]
+        .into_iter()
+        .flatten()
+        .map(|receiver| tokio::spawn(stream::run(Arc::clone(&node), receiver)))
+        .collect();
     let s3_task = tokio::spawn(s3_listener.run(service, s3_drained));
 
-    let run_file = RunFile { pid: std::process::id(), endpoint: endpoint.clone(), admin: admin_address };
+    let admin_ca = admin_tls.as_ref().map(|tls| tls.trusted()).map(|path| std::path::absolute(&path).unwrap_or(path));
+    let admin_scheme = if admin_tls.is_some() { "https" } else { "http" };
+    let run_file = RunFile { pid: std::process::id(), endpoint: endpoint.clone(), admin: admin_address, admin_ca };
     run_file.write(&data.path).map_err(|source| ServeError::DataDir { path: data.path.clone(), source })?;
     let greeting = Greeting {
         keys: &keys,
@@ -284,7 +317,9 @@ async fn live(start: Start, data: DataDir) -> Result<(), ServeError> {
         keys_file: &keys_file,
         show_secret,
         endpoint: &endpoint,
-        admin: &format!("http://{admin_address}"),
+        admin: &format!("{admin_scheme}://{admin_address}"),
+        tls: s3_tls.as_ref().map(|tls| tls.shown()),
+        admin_plaintext_beyond_loopback: settings.admin_plaintext_beyond_loopback(),
         region: &settings.node.region,
         engine: &format!("{} drives, erasure {}, {}", status.drives.len(), status.scheme, status.io),
         plaintext_beyond_loopback: settings.plaintext_beyond_loopback(),
@@ -312,6 +347,10 @@ async fn live(start: Start, data: DataDir) -> Result<(), ServeError> {
     last_used.abort();
     if let Err(error) = iam.save_last_used().await {
         tracing::warn!(%error, "when keys were last used is not written down");
+    }
+    for stream in streams {
+        stream.abort();
+        let _cut = stream.await;
     }
     node.close().await?;
     drain_admin.send_replace(true);

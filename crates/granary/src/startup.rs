@@ -5,8 +5,11 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use granary_access::RootKeys;
+
+use crate::server::tls::Shown;
 
 /// What is to be said.
 pub(crate) struct Greeting<'a> {
@@ -28,6 +31,10 @@ pub(crate) struct Greeting<'a> {
     pub(crate) engine: &'a str,
     /// Plain HTTP beyond loopback.
     pub(crate) plaintext_beyond_loopback: bool,
+    /// The same of the admin port.
+    pub(crate) admin_plaintext_beyond_loopback: bool,
+    /// What clients are to trust.
+    pub(crate) tls: Option<Arc<Shown>>,
 }
 
 impl Greeting<'_> {
@@ -39,10 +46,18 @@ impl Greeting<'_> {
                 "# PLAINTEXT: other machines can connect and nothing on the wire is encrypted (s3.plaintext = true)\n",
             );
         }
+        if self.admin_plaintext_beyond_loopback {
+            out.push_str(
+                "# PLAINTEXT: the admin port can be reached by other machines and is not encrypted (admin.plaintext = true)\n",
+            );
+        }
         let mut line = |text: std::fmt::Arguments<'_>| {
             out.write_fmt(text).expect("writing to a String does not fail");
             out.push('\n');
         };
+        if let Some(tls) = &self.tls {
+            line(format_args!("# {tls}"));
+        }
         line(format_args!("# admin: {} (granary status)", self.admin));
         line(format_args!("export AWS_ACCESS_KEY_ID={}", self.keys.access_key));
         let secret = self.keys.secret.expose();
@@ -55,6 +70,10 @@ impl Greeting<'_> {
             line(format_args!("export AWS_SECRET_ACCESS_KEY=\"$(tail -n 1 {})\"", quoted(&file)));
         }
         line(format_args!("export AWS_ENDPOINT_URL={}", self.endpoint));
+        if let Some(ca_file) = self.tls.as_ref().and_then(|tls| tls.ca_file.as_ref()) {
+            let ca_file = std::path::absolute(ca_file).unwrap_or_else(|_| ca_file.clone());
+            line(format_args!("export AWS_CA_BUNDLE={}", quoted(&ca_file.to_string_lossy())));
+        }
         line(format_args!("export AWS_REGION={0} AWS_DEFAULT_REGION={0}", self.region));
         if self.keys.is_new {
             let file = self.keys_file.display();
@@ -92,6 +111,13 @@ mod tests {
             region: "us-east-1",
             engine: "6 drives",
             plaintext_beyond_loopback: false,
+            admin_plaintext_beyond_loopback: false,
+            tls: Some(Arc::new(Shown {
+                ca_file: Some("/data dir/tls/ca.crt".into()),
+                sha256: "AA:BB".into(),
+                client_certificates: false,
+                stale_because: None,
+            })),
         }
         .lines()
     }

@@ -90,6 +90,11 @@ fn check_options(record: &BucketRecord, to: &BucketOptions) -> Step<()> {
     if record.options.object_lock && !to.object_lock {
         return Err(Refusal::InvalidState("object lock cannot be disabled").into());
     }
+    // A pin is never lifted and never widened, by nobody.
+    let pins = &record.options.regions;
+    if !pins.is_empty() && (to.regions.is_empty() || !to.regions.iter().all(|region| pins.contains(region))) {
+        return Err(Refusal::InvalidState("the regions that a bucket is pinned to can only be narrowed").into());
+    }
     if to.object_lock && record.versioning != Versioning::Enabled {
         return Err(Refusal::InvalidState("object lock needs versioning to be enabled").into());
     }

@@ -8,6 +8,7 @@ use crate::command::{Command, Envelope, Outcome, Refusal};
 use crate::error::{MetaError, Result};
 use crate::index::{Batch, Index};
 
+mod audit;
 mod bucket;
 mod condition;
 mod lock;
@@ -17,6 +18,8 @@ mod restore;
 mod system;
 mod upload;
 mod version;
+
+pub use audit::AUDIT_KEEP_DAYS;
 
 /// Why a command stops: refused by the rules, or the index failed.
 #[derive(Debug)]
@@ -41,13 +44,16 @@ impl From<MetaError> for Stop {
 
 type Step<T> = std::result::Result<T, Stop>;
 
-/// What `envelope` does to `index`, put into `batch`. A refused command leaves the batch empty.
+/// What `envelope` does to `index`, put into `batch`. A refused command leaves nothing in it but its audit record.
 ///
 /// # Errors
 /// Only the index's own: then nothing may be concluded about the command.
 pub fn apply(envelope: &Envelope, index: &Index, batch: &mut Batch<'_>) -> Result<Outcome> {
     let mut cx = Cx { at: envelope.at, index, batch };
     let done = match &envelope.command {
+        command if cx.is_protected(command) => {
+            Err(Refusal::Protected("the audit trail is written by the node alone").into())
+        }
         Command::Noop => Ok(Outcome::Done),
         Command::CreateBucket(record) => cx.create_bucket(record),
         Command::DeleteBucket { name } => cx.delete_bucket(name),
@@ -84,15 +90,22 @@ pub fn apply(envelope: &Envelope, index: &Index, batch: &mut Batch<'_>) -> Resul
         Command::RetireDrive { drive } => cx.retire_drive(*drive),
         Command::SetSystem { name, value } => cx.set_system(name, value.as_deref()),
         Command::RestoreVersion { bucket, key, version, parts } => cx.restore_version(*bucket, key, version, parts),
+        Command::Audit { events } => cx.append_events(events),
+        Command::SealAudit(seal) => cx.seal_audit(seal),
+        Command::ExpireAudit { bucket, key } => cx.expire_audit(*bucket, key),
     };
-    match done {
-        Ok(outcome) => Ok(outcome),
+    let outcome = match done {
+        Ok(outcome) => outcome,
         Err(Stop::Refused(refusal)) => {
             batch.clear();
-            Ok(Outcome::Refused(refusal))
+            Outcome::Refused(refusal)
         }
-        Err(Stop::Failed(error)) => Err(error),
+        Err(Stop::Failed(error)) => return Err(error),
+    };
+    if let Some(event) = &envelope.audit {
+        audit::append(batch, envelope.at, &audit::outcome_of(&outcome), event);
     }
+    Ok(outcome)
 }
 
 /// Applies `envelope` as the command at `position` and writes it.

@@ -8,7 +8,7 @@ use granary_types::{BucketId, BucketName};
 use rocksdb::WriteBatch;
 use serde::Serialize;
 
-use super::{DriveEntry, Family, Index, Usage, layout};
+use super::{AuditState, DriveEntry, Family, Index, Usage, layout};
 use crate::error::Result;
 use crate::records::BucketRecord;
 
@@ -21,6 +21,7 @@ pub struct Batch<'a> {
     buckets: Vec<(BucketId, BucketName, Option<Arc<BucketRecord>>)>,
     usage: BTreeMap<BucketId, Option<Usage>>,
     drives: Vec<DriveEntry>,
+    audit: Option<AuditState>,
 }
 
 impl<'a> Batch<'a> {
@@ -34,6 +35,7 @@ impl<'a> Batch<'a> {
             buckets: Vec::new(),
             usage: BTreeMap::new(),
             drives: Vec::new(),
+            audit: None,
         }
     }
 
@@ -88,6 +90,18 @@ impl<'a> Batch<'a> {
         self.buckets.clear();
         self.usage.clear();
         self.drives.clear();
+        self.audit = None;
+    }
+
+    /// The audit chain as this batch leaves it, to be changed.
+    pub(crate) fn audit(&mut self) -> &mut AuditState {
+        let index = self.index;
+        self.audit.get_or_insert_with(|| index.audit_state())
+    }
+
+    /// Removes all entries from `from` up to, not including, `to`.
+    pub(crate) fn delete_range(&mut self, family: Family, from: &[u8], to: &[u8]) {
+        self.writes.delete_range_cf(self.index.family(family), from, to);
     }
 
     /// Writes everything and the position `applied` at once.
@@ -132,6 +146,9 @@ impl<'a> Batch<'a> {
                     None => all.remove(&bucket),
                 };
             }
+        }
+        if let Some(audit) = self.audit {
+            *index.audit.lock() = audit;
         }
         index.applied.store(applied, Ordering::Release);
         Ok(())

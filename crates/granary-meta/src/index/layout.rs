@@ -31,11 +31,13 @@ pub enum Family {
     Garbage,
     /// Drive number → `DriveEntry`.
     Drives,
+    /// Sequence number → chain head and record of an audit event that is not sealed yet.
+    Audit,
 }
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Sys,
         Self::Buckets,
         Self::Current,
@@ -48,6 +50,7 @@ impl Family {
         Self::PartRefs,
         Self::Garbage,
         Self::Drives,
+        Self::Audit,
     ];
 
     /// RocksDB's name for it.
@@ -66,6 +69,7 @@ impl Family {
             Self::PartRefs => "part_refs",
             Self::Garbage => "garbage",
             Self::Drives => "drives",
+            Self::Audit => "audit",
         }
     }
 }
@@ -76,6 +80,9 @@ pub(crate) const SYS_APPLIED: &[u8] = b"applied";
 pub(crate) const SYS_LOG_ID: &[u8] = b"log-id";
 /// `sys`: format version, u32 LE.
 pub(crate) const SYS_FORMAT: &[u8] = b"format";
+
+/// `sys`: how far the audit trail is sealed (`AuditSealed`).
+pub(crate) const SYS_AUDIT_SEALED: &[u8] = b"audit-sealed";
 
 fn tagged(tag: &[u8], rest: &[&[u8]]) -> Vec<u8> {
     let mut key = Vec::with_capacity(tag.len() + rest.iter().map(|r| r.len()).sum::<usize>());

@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use crate::error::{MetaError, Result};
 use crate::records::BucketRecord;
 
+pub mod audit;
 pub mod batch;
 pub mod entries;
 mod handle;
@@ -27,6 +28,7 @@ mod open;
 mod read;
 mod uploads;
 
+pub use audit::{AuditSealed, AuditState};
 pub use batch::Batch;
 pub use entries::{DriveEntry, Usage};
 pub use handle::IndexHandle;
@@ -49,6 +51,7 @@ pub struct Index {
     db: DB,
     tables: ArcSwap<Tables>,
     usage: Mutex<HashMap<BucketId, Usage>>,
+    audit: Mutex<AuditState>,
     applied: std::sync::atomic::AtomicU64,
     log_id: [u8; 16],
     damaged: AtomicBool,

@@ -112,6 +112,7 @@ impl Index {
             db,
             tables: ArcSwap::default(),
             usage: Mutex::new(HashMap::new()),
+            audit: Mutex::default(),
             applied: AtomicU64::new(0),
             log_id: log_id.unwrap_or_default(),
             damaged: AtomicBool::new(false),
@@ -164,6 +165,7 @@ impl Index {
         }
         self.tables.store(std::sync::Arc::new(tables));
         *self.usage.get_mut() = usage;
+        *self.audit.get_mut() = self.load_audit()?;
         Ok(())
     }
 

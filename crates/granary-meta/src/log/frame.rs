@@ -248,7 +248,7 @@ mod tests {
 
     fn commands(count: usize) -> Vec<Envelope> {
         let command = |n: usize| Command::SetSystem { name: format!("name/{n}"), value: None };
-        (0..count).map(|n| Envelope { at: Timestamp(n as u64), command: command(n) }).collect()
+        (0..count).map(|n| Envelope { at: Timestamp(n as u64), command: command(n), audit: None }).collect()
     }
 
     fn sealed(commands: &[Envelope], mirrors: &[DriveId]) -> Vec<u8> {

@@ -169,6 +169,7 @@ pub(crate) fn encode(envelope: &Envelope) -> Vec<u8> {
         | crate::command::Command::PutPart { inline: Some(inline), .. } => inline.len(),
         _ => 0,
     };
-    postcard::to_extend(envelope, Vec::with_capacity(inline + 512))
+    let audit = envelope.audit.as_ref().map_or(0, |event| event.len());
+    postcard::to_extend(envelope, Vec::with_capacity(inline + audit + 512))
         .expect("commands hold no type that postcard cannot encode")
 }

@@ -118,6 +118,6 @@ fn commands() {
         Command::RetireDrive { drive: DriveId([1; 16]) },
         Command::SetSystem { name: "heal/cursor".to_owned(), value: Some(Bytes::from_static(b"x")) },
     ];
-    let all: Vec<_> = all.into_iter().map(|command| Envelope { at: Timestamp(12_345), command }).collect();
+    let all: Vec<_> = all.into_iter().map(|command| Envelope { at: Timestamp(12_345), command, audit: None }).collect();
     golden("commands-v2", &all);
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 #![allow(missing_docs, unreachable_pub, clippy::wildcard_imports)]
 
+mod audit;
 mod checkpoints;
 mod commands;
 mod conformance;

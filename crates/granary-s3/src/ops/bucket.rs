@@ -7,6 +7,7 @@ use granary_meta::command::{BucketChange, Refusal};
 use granary_meta::records::{BucketOptions, Versioning};
 use granary_store::StoreError;
 use granary_store::api::CreateBucketRequest;
+use granary_types::names::AUDIT_BUCKET;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use s3s::dto::{
     self, CreateBucketInput, CreateBucketOutput, DeleteBucketInput, DeleteBucketOutput, GetBucketLocationInput,
@@ -46,6 +47,8 @@ pub(crate) async fn list_buckets(
         .store
         .list_buckets()?
         .into_iter()
+        // The audit bucket is the node's own: it is there to be read, not among anybody's.
+        .filter(|bucket| bucket.name.as_str() != AUDIT_BUCKET)
         .filter(|bucket| cx.caller.is_root || bucket.owner == cx.caller.owner.id || front.may_list(cx, bucket))
         .filter(|bucket| bucket.name.as_str().starts_with(&prefix) && bucket.name.as_str() > after.as_str())
         .filter(|bucket| input.bucket_region.as_ref().is_none_or(|region| *region == bucket.region))
@@ -93,6 +96,18 @@ fn asked_region(front: &FrontDoor, input: &CreateBucketInput) -> Result<Option<S
     }
 }
 
+/// Where the bucket is pinned: to the region that the client names, where that is this node's. (Another name is a label, and
+/// taken only where `s3.any_region` says so.)
+fn pins(front: &FrontDoor, input: &CreateBucketInput) -> Vec<String> {
+    let asked = input.create_bucket_configuration.as_ref().and_then(|asked| asked.location_constraint.as_ref());
+    asked
+        .map(dto::BucketLocationConstraint::as_str)
+        .filter(|region| *region == &*front.region)
+        .map(str::to_owned)
+        .into_iter()
+        .collect()
+}
+
 fn invalid_location() -> S3Error {
     S3Error::with_message(S3ErrorCode::InvalidLocationConstraint, "The specified location-constraint is not valid")
 }
@@ -138,6 +153,7 @@ pub(crate) async fn create_bucket(
     let region = asked_region(front, &input)?.unwrap_or_else(|| front.region.to_string());
     let options = BucketOptions {
         object_lock: input.object_lock_enabled_for_bucket.unwrap_or(false),
+        regions: pins(front, &input),
         ..BucketOptions::default()
     };
     let request = CreateBucketRequest { name, owner, region: Some(region.clone()), options, documents };

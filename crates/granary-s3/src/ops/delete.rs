@@ -78,16 +78,18 @@ pub(crate) async fn delete_objects(
     let results: Vec<_> = stream::iter(objects)
         .map(|object| async {
             let shown = (object.key.clone(), object.version_id.clone());
-            let target = Target {
-                bucket: bucket.as_str(),
-                key: Some(&shown.0),
-                version: shown.1.as_deref().filter(|v| !v.is_empty()),
+            let (key, version) = (shown.0.clone(), shown.1.clone().unwrap_or_default());
+            let work = async {
+                let target = Target {
+                    bucket: bucket.as_str(),
+                    key: Some(&shown.0),
+                    version: shown.1.as_deref().filter(|v| !v.is_empty()),
+                };
+                let bypass = check_one(front, cx, request, record, &target, asks_bypass).await?;
+                delete_one(front, bucket, object, bypass).await
             };
-            let allowed = check_one(front, cx, request, record, &target, asks_bypass).await;
-            let done = match allowed {
-                Ok(bypass) => delete_one(front, bucket, object, bypass).await,
-                Err(fail) => Err(fail),
-            };
+            let code = |fail: &Fail| fail_code(cx, fail);
+            let done = granary_store::audit::keyed("DeleteObject", &key, &version, work, code).await;
             (shown, done)
         })
         .buffered(DELETES_AT_ONCE)
@@ -164,6 +166,13 @@ async fn delete_one(
     let key = convert::object_key(object.key)?;
     let done = front.store.delete(DeleteRequest { bucket: bucket.clone(), key, version, condition, bypass }).await?;
     Ok((version, done))
+}
+
+fn fail_code(cx: &Cx, fail: &Fail) -> String {
+    match fail {
+        Fail::Store(error) => cx.store_error(error).code.as_str().to_owned(),
+        Fail::S3(error) => error.code().as_str().to_owned(),
+    }
 }
 
 fn deleted_object(key: String, asked: Option<VersionId>, done: &DeleteResponse) -> DeletedObject {

@@ -139,7 +139,7 @@ impl Node {
         self.meta.propose(Command::SetSystem { name: intent.clone(), value }).await?;
         let added = self.add(path).await;
         if added.is_ok() {
-            self.meta.propose(Command::RetireDrive { drive: entry.drive }).await?;
+            self.store.inner.propose(Command::RetireDrive { drive: entry.drive }).await?;
         }
         self.meta.propose(Command::SetSystem { name: intent, value: None }).await?;
         let added = added?;

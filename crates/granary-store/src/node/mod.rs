@@ -8,6 +8,7 @@ mod drives;
 mod open;
 pub mod rebuild;
 mod records;
+pub mod residency;
 pub mod status;
 
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ use granary_types::{ClusterId, DriveId, DriveNo, ErrorKind};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
+use crate::audit::{AuditCursor, AuditLog, AuditPage, Trail};
 use crate::heal::HealMode;
 use crate::inner::StoreOptions;
 use crate::store::Store;
@@ -62,6 +64,8 @@ pub struct NodeOptions {
     pub log_file_bytes: u64,
     /// Begin an empty index although the drives hold objects: for [`Node::rebuild_index`] only.
     pub accept_lost_metadata: bool,
+    /// Reads the state of the system's clock, for the audit trail's seals.
+    pub clock_state: fn() -> granary_audit::ClockState,
     /// The store's own settings.
     pub store: StoreOptions,
 }
@@ -77,6 +81,7 @@ impl Default for NodeOptions {
             buffer_pool_bytes: 256 << 20,
             log_file_bytes: 64 << 20,
             accept_lost_metadata: false,
+            clock_state: granary_audit::ClockState::default,
             store: StoreOptions::default(),
         }
     }
@@ -152,6 +157,9 @@ pub struct Node {
     stop: Arc<AtomicBool>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     scrubs: Arc<Mutex<Vec<ScrubStatus>>>,
+    trail: Arc<Trail>,
+    trail_stop: tokio::sync::watch::Sender<bool>,
+    trail_task: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Node {
@@ -182,9 +190,14 @@ impl Node {
     /// Starts the reaper, the orphan sweep and repair.
     pub fn start_background(&self) {
         let inner = &self.store.inner;
+        let trail = crate::audit::run(Arc::clone(inner), Arc::clone(&self.trail), self.trail_stop.subscribe());
+        *self.trail_task.lock() = Some(tokio::spawn(trail));
         let mut tasks = self.tasks.lock();
-        tasks.push(tokio::spawn(reaper::run(Arc::clone(inner), Arc::clone(&self.stop), self.sweep_allowed)));
-        tasks.push(tokio::spawn(heal::run(Arc::clone(inner), Arc::clone(&self.stop))));
+        tasks.push(tokio::spawn(crate::audit::part(
+            "reaper",
+            reaper::run(Arc::clone(inner), Arc::clone(&self.stop), self.sweep_allowed),
+        )));
+        tasks.push(tokio::spawn(crate::audit::part("heal", heal::run(Arc::clone(inner), Arc::clone(&self.stop)))));
         inner.resume_heal();
     }
 
@@ -199,6 +212,17 @@ impl Node {
         for task in tasks {
             task.abort();
             let _ = task.await;
+        }
+        self.trail_stop.send_replace(true);
+        let trail_task = self.trail_task.lock().take();
+        if let Some(task) = trail_task {
+            // It ends by itself, once what it was told is in the log.
+            let _ = task.await;
+        }
+        if !self.options.accept_lost_metadata
+            && let Err(error) = crate::audit::end(&self.store.inner, &self.trail).await
+        {
+            tracing::warn!(%error, "the audit trail's end could not be marked; the next start will show a gap");
         }
         let meta = Arc::clone(&self.meta);
         let closed = tokio::task::spawn_blocking(move || meta.close()).await;
@@ -242,7 +266,8 @@ impl Node {
         status.drives_spare = (usable as i64 - i64::from(scheme.k)).min(i64::from(scheme.m) - gone as i64);
         status.heal = self.heal_status();
         status.recovery.clone_from(&self.recovery);
-        status.buckets = self.store.inner.index().map_or(0, |index| index.buckets_count());
+        // The node's own bucket is nobody's.
+        status.buckets = self.store.inner.index().map_or(0, |index| index.buckets_count().saturating_sub(1));
         status
     }
 
@@ -262,6 +287,89 @@ impl Node {
     #[must_use]
     pub fn drive_stats(&self) -> Vec<(u16, Arc<DriveStats>)> {
         self.open.lock().iter().map(|open| (open.no.0, open.drive.stats())).collect()
+    }
+
+    /// Where requests that change nothing tell their audit events.
+    #[must_use]
+    pub fn audit_log(&self) -> Arc<AuditLog> {
+        Arc::clone(&self.trail.log)
+    }
+
+    /// The key that seals of the audit trail are verified with.
+    #[must_use]
+    pub fn audit_key(&self) -> granary_audit::PublicKey {
+        self.trail.sealer.public_key()
+    }
+
+    /// Signs a statement with the key of the audit trail's seals; base64.
+    #[must_use]
+    pub fn sign(&self, label: &str, text: &str) -> String {
+        self.trail.sealer.sign(label, text)
+    }
+
+    /// Where the audit chain is.
+    ///
+    /// # Errors
+    /// The index's.
+    pub fn audit_state(&self) -> crate::api::Result<granary_meta::AuditState> {
+        Ok(self.store.inner.index()?.audit_state())
+    }
+
+    /// Days that the audit trail is kept.
+    ///
+    /// # Errors
+    /// The index's.
+    pub fn audit_keep_days(&self) -> crate::api::Result<u64> {
+        self.store.inner.keep_days()
+    }
+
+    /// Seals all audit events that wait, now. Returns how many segments were made.
+    ///
+    /// # Errors
+    /// What kept it from it; nothing is lost by that.
+    pub async fn audit_seal(&self) -> crate::api::Result<u64> {
+        crate::audit::seal_all(&self.store.inner, &self.trail).await
+    }
+
+    /// The next audit records that `filter` means.
+    ///
+    /// # Errors
+    /// The index's, or that a segment cannot be read.
+    pub async fn audit_page(
+        &self,
+        filter: &granary_audit::Filter,
+        cursor: AuditCursor,
+        limit: usize,
+    ) -> crate::api::Result<AuditPage> {
+        self.store.inner.audit_page(filter, cursor, limit).await
+    }
+
+    /// Anchors: the signed statements of segments whose seals come after `after`, and where to go on.
+    ///
+    /// # Errors
+    /// The index's, or that a seal cannot be read.
+    pub async fn audit_anchors(
+        &self,
+        after: &str,
+        limit: usize,
+    ) -> crate::api::Result<(Vec<granary_audit::Seal>, String)> {
+        self.store.inner.audit_anchors(after, limit).await
+    }
+
+    /// A small named record of the system, for those above that keep their own.
+    ///
+    /// # Errors
+    /// The index's.
+    pub fn note(&self, name: &str) -> crate::api::Result<Option<bytes::Bytes>> {
+        self.store.inner.system(name)
+    }
+
+    /// Sets such a record.
+    ///
+    /// # Errors
+    /// When the log does not take it.
+    pub async fn set_note(&self, name: &str, value: Option<bytes::Bytes>) -> crate::api::Result<()> {
+        self.store.inner.set_system(name, value).await
     }
 
     /// Counters of the metadata.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
-use granary_crypto::{KeyProvider, Keyring};
+use granary_crypto::{BlobKey, KeyProvider, Keyring};
 use granary_drive::buf::BufPool;
 use granary_drive::drive::LocalDrive;
 use granary_drive::identity::Identity;
@@ -18,7 +18,9 @@ use granary_types::{Clock, ClusterId, DriveId, DriveNo};
 use parking_lot::Mutex;
 
 use super::{IoChoice, Node, NodeError, NodeOptions, OpenDrive, joined};
+use crate::audit::{Trail, drive_event};
 use crate::heal::HealState;
+use crate::residency::{NodeRegion, admit};
 use crate::store::Store;
 
 /// File name of the keyring on each drive.
@@ -170,6 +172,19 @@ impl Node {
         if !options.accept_lost_metadata {
             store.inner.save_bucket_table();
         }
+        let trail = Arc::new(Trail {
+            sealer: granary_audit::Sealer::from_seed(audit_seed(&keyring).expose())
+                .map_err(|error| NodeError::Config(format!("the audit trail's key: {error}")))?,
+            cluster: cluster.to_string(),
+            log: Arc::default(),
+            clock: options.clock_state,
+            turn: tokio::sync::Mutex::default(),
+        });
+        if !options.accept_lost_metadata {
+            // The root account, as `granary-access` derives it from the cluster.
+            let owner = format!("{cluster}{cluster}");
+            crate::audit::begin(&store.inner, env!("CARGO_PKG_VERSION"), &owner).await?;
+        }
         let node = Self {
             options,
             cluster,
@@ -186,6 +201,9 @@ impl Node {
             stop: Arc::new(AtomicBool::new(false)),
             tasks: Mutex::default(),
             scrubs: Arc::default(),
+            trail,
+            trail_stop: tokio::sync::watch::Sender::new(false),
+            trail_task: Mutex::default(),
         };
         Ok(node)
     }
@@ -194,6 +212,11 @@ impl Node {
 /// The key that seals the metadata copies in shard headers.
 fn header_key(keyring: &Keyring) -> granary_crypto::Secret32 {
     keyring.keys().drive_mac.derive("granary shard metadata", b"")
+}
+
+/// The key that the audit trail is sealed with: made with the keyring, and as safe as that is.
+fn audit_seed(keyring: &Keyring) -> granary_crypto::Secret32 {
+    keyring.keys().drive_mac.derive("granary audit seal", b"")
 }
 
 fn check(options: &NodeOptions) -> Result<(), NodeError> {
@@ -311,6 +334,25 @@ impl DriveMaker<'_> {
         options.header_key = Some(zeroize::Zeroizing::new(*keys.drive_mac.expose()));
         options.clock = Arc::clone(self.clock);
         let drive = tokio::task::spawn_blocking(move || LocalDrive::open(options)).await.map_err(joined)??;
+        let node = NodeRegion {
+            region: &self.options.store.region,
+            jurisdiction: &self.options.store.jurisdiction,
+            moved: self.options.store.moved_region,
+        };
+        let key = BlobKey::new(&header_key(self.keyring));
+        let id = granary_drive::api::ShardStore::id(&drive);
+        let admitted = admit(path, &key, self.cluster, id, &node);
+        match admitted {
+            Ok(None) => {}
+            Ok(Some(note)) => {
+                tracing::warn!("{note}");
+                recovery.push(note);
+            }
+            Err(why) => {
+                granary_drive::api::ShardStore::close(&drive).await?;
+                return Err(NodeError::Config(why));
+            }
+        }
         let report = drive.recovery();
         if !format && (report.rebuilt.is_some() || report.lost > 0) {
             recovery.push(format!("drive {}: {report}", path.display()));
@@ -352,7 +394,7 @@ async fn finish_replacements(meta: &MetaStore, open: &[OpenDrive]) -> Result<(),
         let taken = open.iter().any(|open| open.path.to_string_lossy() == folder && open.id.to_string() != id);
         if let (true, Ok(drive)) = (taken, id.parse::<DriveId>()) {
             tracing::info!(old = id, new = %folder, "finishing the replacement of a drive");
-            meta.propose(Command::RetireDrive { drive }).await?;
+            meta.propose_audited(Command::RetireDrive { drive }, Some(drive_event("RetireDrive", drive))).await?;
         }
         meta.propose(Command::SetSystem { name, value: None }).await?;
     }
@@ -372,7 +414,10 @@ pub(super) async fn register(
     let known: Option<DriveNo> = meta.index().load()?.drive_number(id);
     let no = match known {
         Some(no) => no,
-        None => match meta.propose(Command::RegisterDrive { drive: id }).await? {
+        None => match meta
+            .propose_audited(Command::RegisterDrive { drive: id }, Some(drive_event("RegisterDrive", id)))
+            .await?
+        {
             Outcome::Drive(no) => no,
             other => {
                 return Err(NodeError::Store(crate::StoreError::Internal(format!("drive {id} got {other:?}"))));

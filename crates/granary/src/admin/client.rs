@@ -1,16 +1,19 @@
 //! The admin client behind `granary status`, `drive`, `heal` and `health`: one signed request per connection.
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use granary_access::{RootKeys, RootKeysError};
 use granary_types::{Clock as _, SystemClock};
+use rustls::pki_types::ServerName;
 
 use super::auth::{Signed, sign};
 use super::runfile::RunFile;
 use crate::cli::NodeArgs;
+use crate::server::tls::{self, TlsError};
 use crate::settings::{Settings, SettingsError};
 
 /// Bytes of an answer, at most.
@@ -18,6 +21,9 @@ const ANSWER_BYTES_MAX: u64 = 64 << 20;
 /// Time to connect, and between bytes of an answer (adding a drive formats it, which takes seconds).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// First byte of a TLS alert record: the answer of a TLS port to what is no TLS.
+const TLS_ALERT: u8 = 0x15;
 
 /// Why a command could not be carried out.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +64,9 @@ pub(crate) enum ClientError {
         /// What it said.
         message: String,
     },
+    /// The certificate to trust.
+    #[error("TLS: {0}")]
+    Tls(#[from] TlsError),
     /// Standard output is gone.
     #[error("output: {0}")]
     Output(#[from] std::io::Error),
@@ -67,6 +76,7 @@ pub(crate) enum ClientError {
 pub(crate) struct Client {
     address: SocketAddr,
     data_dir: PathBuf,
+    ca: Option<PathBuf>,
 }
 
 /// Where the root keys are in a data folder.
@@ -91,7 +101,16 @@ impl Client {
             .or_else(|| RunFile::read(&data_dir).map(|run| run.admin))
             .or_else(|| settings.as_ref().map(|settings| settings.admin.listen))
             .unwrap_or_else(|| Settings::default().admin.listen);
-        Ok(Self { address, data_dir })
+        let from_settings = settings
+            .as_ref()
+            .filter(|settings| settings.admin_tls())
+            .map(|s| s.s3.tls_cert_file.clone().unwrap_or_else(|| s.local_ca().ca_file()));
+        let ca = args
+            .ca
+            .clone()
+            .or_else(|| RunFile::read(&data_dir).filter(|run| run.admin == address).and_then(|run| run.admin_ca))
+            .or(from_settings);
+        Ok(Self { address, data_dir, ca })
     }
 
     /// The admin address.
@@ -133,8 +152,12 @@ impl Client {
     fn send(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Result<Vec<u8>, ClientError> {
         let address = self.address;
         let unreachable = |source| ClientError::Unreachable { address, source };
-        let mut stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT).map_err(unreachable)?;
+        let stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT).map_err(unreachable)?;
         stream.set_read_timeout(Some(READ_TIMEOUT)).map_err(unreachable)?;
+        let mut stream = match &self.ca {
+            None => Wire::Plain(stream),
+            Some(ca) => Wire::tls(stream, address, ca)?,
+        };
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: {address}\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n",
             body.len()
@@ -142,6 +165,10 @@ impl Client {
         stream.write_all(&[head.as_bytes(), body].concat()).map_err(unreachable)?;
         let mut answer = Vec::new();
         stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).map_err(unreachable)?;
+        if self.ca.is_none() && answer.first() == Some(&TLS_ALERT) {
+            let why = "it speaks TLS: give --ca with the certificate to trust (tls/ca.crt in the node's data folder)";
+            return Err(ClientError::Garbled { address, why: why.to_owned() });
+        }
         let (status, body) = parse(&answer).map_err(|why| ClientError::Garbled { address, why: why.to_owned() })?;
         if (200..300).contains(&status) {
             return Ok(body.to_vec());
@@ -153,6 +180,70 @@ impl Client {
                 format!("the node answered with status {status}: {}", String::from_utf8_lossy(body).trim())
             });
         Err(ClientError::Refused { status, message })
+    }
+}
+
+/// A connection to the admin port.
+pub(crate) enum Wire {
+    /// As it is.
+    Plain(TcpStream),
+    /// Encrypted.
+    Tls(Box<rustls::StreamOwned<rustls::ClientConnection, TcpStream>>),
+}
+
+impl Wire {
+    fn tls(stream: TcpStream, address: SocketAddr, ca: &Path) -> Result<Self, ClientError> {
+        // "Any address" is where a node listens; what answers there is this machine.
+        let ip = match address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+            ip => ip,
+        };
+        Self::tls_named(stream, &ip.to_string(), ca)
+    }
+
+    /// TLS 1.3 with a server of that name, whose certificate `ca` has issued.
+    ///
+    /// # Errors
+    /// [`ClientError::Tls`], [`ClientError::Garbled`].
+    pub(crate) fn tls_named(stream: TcpStream, name: &str, ca: &Path) -> Result<Self, ClientError> {
+        let address = stream.peer_addr()?;
+        let garbled = |why: String| ClientError::Garbled { address, why };
+        let name = ServerName::try_from(name.trim_matches(['[', ']']).to_owned())
+            .map_err(|_| garbled(format!("`{name}` is no name of a server")))?;
+        let config = rustls::ClientConfig::builder_with_provider(tls::provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|error| garbled(error.to_string()))?
+            .with_root_certificates(tls::roots(ca)?)
+            .with_no_client_auth();
+        let session =
+            rustls::ClientConnection::new(Arc::new(config), name).map_err(|error| garbled(error.to_string()))?;
+        Ok(Self::Tls(Box::new(rustls::StreamOwned::new(session, stream))))
+    }
+}
+
+impl std::io::Read for Wire {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.read(buffer),
+            Self::Tls(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl std::io::Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.write(bytes),
+            Self::Tls(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.flush(),
+            Self::Tls(stream) => stream.flush(),
+        }
     }
 }
 

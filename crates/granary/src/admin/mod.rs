@@ -3,10 +3,12 @@
 //! It answers from the moment the process runs (`/health/live`), long before the node serves (`/health/ready`).
 
 mod access;
+mod audit;
 mod auth;
 pub(crate) mod client;
 mod drives;
 mod keys;
+pub(crate) mod residency;
 pub(crate) mod runfile;
 
 use std::convert::Infallible;
@@ -24,7 +26,12 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
+use audit::AdminEvent;
+use granary_s3::Peer;
+use granary_store::AuditScope;
+
 use crate::metrics::Metrics;
+use crate::server::tls::Tls;
 use auth::{Signed, Verifier};
 use drives::Selector;
 
@@ -41,15 +48,23 @@ pub(crate) struct Admin {
     started: Instant,
     face: Face,
     drive_list: Option<crate::drive_list::DriveList>,
+    narrowings: residency::Narrowings,
 }
 
 /// How the node shows itself, for `granary status`.
-#[derive(Debug, Clone)]
 pub(crate) struct Face {
     /// S3 endpoint.
     pub(crate) endpoint: String,
     /// Plain HTTP beyond loopback.
     pub(crate) plaintext_beyond_loopback: bool,
+    /// The same of the admin port.
+    pub(crate) admin_plaintext_beyond_loopback: bool,
+    /// The S3 endpoint's certificate.
+    pub(crate) tls: Option<Arc<Tls>>,
+    /// The node's region.
+    pub(crate) region: String,
+    /// The root access key, as the trail names who signed.
+    pub(crate) access_key: String,
     /// What keeps the root sealing key.
     pub(crate) keys: String,
 }
@@ -82,6 +97,7 @@ impl Admin {
             started: Instant::now(),
             face,
             drive_list,
+            narrowings: residency::Narrowings::default(),
         }
     }
 
@@ -149,19 +165,44 @@ impl Admin {
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
         let header = head.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let signed = Signed { method: head.method.as_str(), path, body: &body };
-        self.verifier.verify(header, &signed, SystemClock.now().as_secs()).map_err(|denied| {
-            tracing::warn!(method = %head.method, path, reason = %denied, "admin request refused");
-            Refusal(StatusCode::FORBIDDEN, denied.to_string())
-        })?;
-        let body: Value = match body.is_empty() {
-            true => Value::Null,
-            false => serde_json::from_slice(&body).map_err(|error| Refusal::bad(format!("not JSON: {error}")))?,
+        let verified = self.verifier.verify(header, &signed, SystemClock.now().as_secs());
+        let parsed: Result<Value, _> = match body.is_empty() {
+            true => Ok(Value::Null),
+            false => serde_json::from_slice(&body),
         };
         let node = self.node.get();
-        let node =
-            node.ok_or_else(|| Refusal(StatusCode::SERVICE_UNAVAILABLE, "the node is still starting".to_owned()))?;
-        tracing::info!(method = %head.method, path, "admin request");
-        self.route(&head.method, head.uri.path(), &body, node).await
+        // Health and metrics aside, every request gets an event, once there is a trail to put it into.
+        let shown = if verified.is_ok() { parsed.as_ref().ok() } else { None };
+        let access_key = verified.is_ok().then_some(self.face.access_key.as_str());
+        let peer = head.extensions.get::<Peer>().copied();
+        let event = Arc::new(AdminEvent::new(
+            &head.method,
+            head.uri.path(),
+            shown.unwrap_or(&Value::Null),
+            peer,
+            access_key,
+            &self.face.region,
+        ));
+        let answer = async {
+            verified.map_err(|denied| {
+                tracing::warn!(method = %head.method, path, reason = %denied, "admin request refused");
+                Refusal(StatusCode::FORBIDDEN, denied.to_string())
+            })?;
+            let body = parsed.map_err(|error| Refusal::bad(format!("not JSON: {error}")))?;
+            let node =
+                node.ok_or_else(|| Refusal(StatusCode::SERVICE_UNAVAILABLE, "the node is still starting".to_owned()))?;
+            tracing::info!(method = %head.method, path, "admin request");
+            let scope = Arc::clone(&event) as Arc<dyn AuditScope>;
+            granary_store::audit::scoped(scope, self.route(&head.method, head.uri.path(), &body, node)).await
+        };
+        let answer = answer.await;
+        if let Some(node) = node {
+            match &answer {
+                Ok(_) => event.end(node, StatusCode::OK, "").await,
+                Err(Refusal(status, message)) => event.end(node, *status, message).await,
+            }
+        }
+        answer
     }
 
     async fn route(&self, method: &Method, path: &str, body: &Value, node: &Arc<Node>) -> Answer {
@@ -189,7 +230,16 @@ impl Admin {
                 None => Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, "the node is still starting".to_owned())),
             },
             ("GET", "/admin/v1/heal") => Ok(json!(node.heal_status())),
-            _ => Err(Refusal(StatusCode::NOT_FOUND, format!("there is no {method} {path}"))),
+            (method, path) => {
+                let audited = match path.strip_prefix("/admin/v1/audit/") {
+                    Some(what) => audit::route(node, method, what, body).await,
+                    None => match path.strip_prefix("/admin/v1/residency/") {
+                        Some(what) => residency::route(node, &self.narrowings, method, what, body).await,
+                        None => None,
+                    },
+                };
+                audited.unwrap_or_else(|| Err(Refusal(StatusCode::NOT_FOUND, format!("there is no {method} {path}"))))
+            }
         }
     }
 
@@ -200,9 +250,21 @@ impl Admin {
             "uptime_s": self.started.elapsed().as_secs(),
             "endpoint": self.face.endpoint,
             "plaintext_beyond_loopback": self.face.plaintext_beyond_loopback,
+            "admin_plaintext_beyond_loopback": self.face.admin_plaintext_beyond_loopback,
+            "tls": self.face.tls.as_ref().map(|tls| {
+                let shown = tls.shown();
+                json!({
+                    "text": shown.to_string(),
+                    "ca_file": shown.ca_file,
+                    "sha256": shown.sha256,
+                    "client_certificates": shown.client_certificates,
+                    "stale_because": shown.stale_because,
+                })
+            }),
             "keys": self.face.keys,
             "ready": self.ready().is_ok(),
             "not_ready_because": self.ready().err(),
+            "audit": audit::status(node),
             "node": node.status(),
         })
     }

@@ -1,7 +1,7 @@
 //! `run.json` in the data folder: where the node that runs there listens, so that commands find it.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +17,9 @@ pub(crate) struct RunFile {
     pub(crate) endpoint: String,
     /// Admin address.
     pub(crate) admin: SocketAddr,
+    /// The admin port speaks TLS: what to trust.
+    #[serde(default)]
+    pub(crate) admin_ca: Option<PathBuf>,
 }
 
 impl RunFile {
@@ -49,7 +52,12 @@ mod tests {
     #[test]
     fn written_read_and_removed() {
         let folder = tempfile::tempdir().unwrap();
-        let run = RunFile { pid: 7, endpoint: "http://127.0.0.1:9000".into(), admin: "[::1]:9001".parse().unwrap() };
+        let run = RunFile {
+            pid: 7,
+            endpoint: "http://127.0.0.1:9000".into(),
+            admin: "[::1]:9001".parse().unwrap(),
+            admin_ca: None,
+        };
         assert_eq!(RunFile::read(folder.path()), None);
         run.write(folder.path()).unwrap();
         assert_eq!(RunFile::read(folder.path()), Some(run));

@@ -4,6 +4,7 @@
 //! long, or stalls in a request is closed ([`timed`]); draining stops accepting at once, lets requests in
 //! flight finish, and closes what is idle. Leaves what requests mean to the service.
 
+pub(crate) mod local_ca;
 mod timed;
 pub(crate) mod tls;
 mod tracked;
@@ -22,10 +23,10 @@ use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use tokio_rustls::TlsAcceptor;
 
 pub(crate) use timed::Timeouts;
 use timed::{ConnectionState, TimedIo};
+use tls::Tls;
 use tracked::{Tracked, TrackedBody};
 
 /// Connections waiting in the kernel to be accepted.
@@ -58,7 +59,7 @@ pub(crate) struct Listener {
     timeouts: Timeouts,
     permits: Arc<Semaphore>,
     connections_max: u32,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<Tls>>,
     stats: Arc<ListenerStats>,
 }
 
@@ -71,7 +72,7 @@ impl Listener {
         address: SocketAddr,
         connections_max: u32,
         timeouts: Timeouts,
-        tls: Option<TlsAcceptor>,
+        tls: Option<Arc<Tls>>,
     ) -> std::io::Result<Self> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         // A restart must not wait for the last connections' TIME_WAIT. (On Linux this lets nobody steal a bound port.)
@@ -110,10 +111,10 @@ impl Listener {
                 _ = drain.wait_for(|draining| *draining) => break,
                 accepted = async {
                     let permit = Arc::clone(&permits).acquire_owned().await.expect("the semaphore is never closed");
-                    tcp.accept().await.map(|(stream, _)| (stream, permit))
+                    tcp.accept().await.map(|(stream, from)| (stream, from, permit))
                 } => accepted,
             };
-            let (stream, permit) = match accepted {
+            let (stream, from, permit) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -125,7 +126,7 @@ impl Listener {
             stats.open.fetch_add(1, Ordering::Relaxed);
             let (service, tls, drain, stats) = (service.clone(), tls.clone(), drain.clone(), Arc::clone(&stats));
             tokio::spawn(async move {
-                connection(stream, tls, service, timeouts, drain, &stats).await;
+                connection((stream, from), tls, service, timeouts, drain, &stats).await;
                 stats.open.fetch_sub(1, Ordering::Relaxed);
                 drop(permit);
             });
@@ -138,8 +139,8 @@ impl Listener {
 
 /// One connection, from its first byte to its last.
 async fn connection<S, B>(
-    stream: TcpStream,
-    tls: Option<TlsAcceptor>,
+    (stream, from): (TcpStream, SocketAddr),
+    tls: Option<Arc<Tls>>,
     service: S,
     timeouts: Timeouts,
     drain: watch::Receiver<bool>,
@@ -156,18 +157,15 @@ async fn connection<S, B>(
         tracing::debug!(%error, "TCP_NODELAY was refused");
     }
     let state = Arc::new(ConnectionState::default());
-    let peer = stream.peer_addr().ok();
-    let service = |tls| Tracked::new(service, Arc::clone(&state), peer.map(|address| Peer { address, tls }));
+    let plain = Peer { address: from, tls: None, cipher: None, client_certificate: None };
+    let tracked = |peer| Tracked::new(service, Arc::clone(&state), Some(peer));
     let stream = TimedIo::new(stream, Arc::clone(&state), timeouts);
     let served = match tls {
-        None => serve(stream, service(None), drain).await,
-        Some(acceptor) => match acceptor.accept(stream).await {
+        None => serve(stream, tracked(plain), drain).await,
+        Some(tls) => match tls.acceptor().accept(stream).await {
             Ok(stream) => {
-                let version = match stream.get_ref().1.protocol_version() {
-                    Some(rustls::ProtocolVersion::TLSv1_3) => "1.3",
-                    _ => "1.2",
-                };
-                serve(stream, service(Some(version)), drain).await
+                let peer = agreed(plain, stream.get_ref().1);
+                serve(stream, tracked(peer), drain).await
             }
             Err(error) => {
                 stats.handshakes_failed.fetch_add(1, Ordering::Relaxed);
@@ -182,6 +180,19 @@ async fn connection<S, B>(
     if let Err(error) = served {
         // The client went away, or was too slow: its affair, not an operator's.
         tracing::debug!(%error, "connection ended");
+    }
+}
+
+/// The peer, with what was agreed in a handshake.
+fn agreed(plain: Peer, session: &rustls::ServerConnection) -> Peer {
+    let cipher = session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
+    let certificate = session.peer_certificates().and_then(<[_]>::first);
+    Peer {
+        tls: Some("1.3"),
+        cipher: cipher.map(|name| name.strip_prefix("TLS13_").unwrap_or(name)),
+        client_certificate: certificate
+            .and_then(|first| aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, first).as_ref().try_into().ok()),
+        ..plain
     }
 }
 

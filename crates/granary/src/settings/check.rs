@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use granary_types::limits::{CHUNK_BYTES, COPIES_BYTES_MAX, INLINE_BYTES_MAX, SEGMENT_BYTES_MIN};
+use granary_types::limits::{AUDIT_KEEP_DAYS_MIN, CHUNK_BYTES, COPIES_BYTES_MAX, INLINE_BYTES_MAX, SEGMENT_BYTES_MIN};
+
+use crate::audit::stream::Receiver;
 
 use super::load::Problems;
 use super::{Settings, SettingsError};
@@ -33,7 +35,7 @@ impl Settings {
                 problems.push(what);
             }
         };
-        let Self { node, drives, s3, store, admin, .. } = self;
+        let Self { node, drives, s3, store, admin, audit, .. } = self;
 
         let width = drives.erasure.width();
         say(
@@ -99,20 +101,43 @@ impl Settings {
             "s3.tls_cert_file and s3.tls_key_file go together: set both, or neither".to_owned(),
         );
         say(
-            self.plaintext_beyond_loopback() && !s3.plaintext,
-            format!(
-                "s3.listen {} is reachable from other machines and TLS is not configured: set s3.tls_cert_file and \
-                 s3.tls_key_file, or say s3.plaintext = true to send everything in the clear",
-                s3.listen
-            ),
+            s3.tls_client_ca_file.is_some() && !self.tls(),
+            "s3.tls_client_ca_file asks for client certificates, and s3.plaintext = true switches TLS off: choose one"
+                .to_owned(),
         );
         say(
-            !admin.listen.ip().is_loopback() && !admin.plaintext,
+            audit.keep_days < AUDIT_KEEP_DAYS_MIN,
+            format!("audit.keep_days is {}: at least {AUDIT_KEEP_DAYS_MIN}", audit.keep_days),
+        );
+        say(
+            audit.flush_interval_ms > 1_000 || audit.flush_interval_ms == 0,
+            format!("audit.flush_interval_ms is {}: from 1 to 1000", audit.flush_interval_ms),
+        );
+        say(
+            audit.seal_events == 0 || audit.unsealed_events_max < audit.seal_events.saturating_mul(10),
             format!(
-                "admin.listen {} is reachable from other machines: use a loopback address, or say admin.plaintext = true",
-                admin.listen
+                "audit.unsealed_events_max is {}: at least ten times audit.seal_events ({}, and not 0)",
+                audit.unsealed_events_max, audit.seal_events
             ),
         );
+        if let Some(text) = &audit.syslog {
+            let what = format!("audit.syslog is `{text}`: write udp://HOST:PORT or tcp://HOST:PORT");
+            say(Receiver::syslog(text).is_none(), what);
+        }
+        if let Some(text) = &audit.webhook {
+            let what = format!(
+                "audit.webhook is `{text}`: write http://HOST/PATH, or https://HOST/PATH and set audit.webhook_ca_file to what its \
+                 certificate is issued by"
+            );
+            say(Receiver::webhook(text, audit.webhook_ca_file.clone()).is_none(), what);
+        }
+        for name in &s3.tls_names {
+            let fine = |c: char| c.is_ascii_alphanumeric() || "-.*:[]".contains(c);
+            say(
+                name.is_empty() || !name.chars().all(fine),
+                format!("s3.tls_names has `{name}`: write a plain host name or address"),
+            );
+        }
         say(s3.requests_max == 0, "s3.requests_max is 0: nothing would be served".to_owned());
         say(s3.connections_max == 0, "s3.connections_max is 0: nobody could connect".to_owned());
         for domain in &s3.domains {
@@ -125,6 +150,8 @@ impl Settings {
             ("s3.idle_timeout_ms", s3.idle_timeout_ms, false),
             ("s3.stall_timeout_ms", s3.stall_timeout_ms, false),
             ("keys.cache_ms", self.keys.cache_ms, true),
+            ("s3.tls_check_interval_ms", s3.tls_check_interval_ms, false),
+            ("audit.seal_interval_ms", audit.seal_interval_ms, false),
             ("store.ingest_wait_ms", store.ingest_wait_ms, true),
             ("store.garbage_quarantine_ms", store.garbage_quarantine_ms, true),
             ("store.orphan_grace_ms", store.orphan_grace_ms, true),
@@ -169,14 +196,18 @@ mod tests {
     #[test]
     fn each_rule_finds_its_offence() {
         #[allow(clippy::type_complexity)]
-        let cases: [(&str, fn(&mut Settings)); 14] = [
+        let cases: [(&str, fn(&mut Settings)); 18] = [
+            ("audit.keep_days is 179", |s| s.audit.keep_days = 179),
+            ("audit.flush_interval_ms is 1001", |s| s.audit.flush_interval_ms = 1001),
+            ("audit.syslog is `log`", |s| s.audit.syslog = Some("log".into())),
+            ("audit.webhook is `https://h/`", |s| s.audit.webhook = Some("https://h/".into())),
             ("needs at least 6", |s| s.drives.paths.truncate(5)),
             ("names /mnt/1 twice", |s| s.drives.paths[1] = "/mnt/1".into()),
             ("drives.segment_bytes is 5", |s| s.drives.segment_bytes = 5),
             ("different ports", |s| s.admin.listen = s.s3.listen),
             ("go together", |s| s.s3.tls_key_file = Some("k".into())),
-            ("s3.plaintext = true", |s| s.s3.listen = "0.0.0.0:9000".parse().unwrap()),
-            ("admin.plaintext = true", |s| s.admin.listen = "0.0.0.0:9001".parse().unwrap()),
+            ("choose one", |s| (s.s3.plaintext, s.s3.tls_client_ca_file) = (true, Some("ca".into()))),
+            ("s3.tls_names has `a b`", |s| s.s3.tls_names = vec!["a b".into()]),
             ("s3.idle_timeout_ms is 0", |s| s.s3.idle_timeout_ms = 0),
             ("drives.log_file_bytes is 1", |s| s.drives.log_file_bytes = 1),
             ("drives.limit_bytes is 1", |s| s.drives.limit_bytes = 1),
@@ -193,14 +224,20 @@ mod tests {
     }
 
     #[test]
-    fn plain_http_beyond_loopback_wants_the_explicit_word_or_tls() {
-        let open = |s: &mut Settings| s.s3.listen = "0.0.0.0:9000".parse().unwrap();
-        assert_eq!(problem(|s| (open(s), s.s3.plaintext = true).1), "");
-        let tls = |s: &mut Settings| {
-            open(s);
-            s.s3.tls_cert_file = Some("c".into());
-            s.s3.tls_key_file = Some("k".into());
-        };
-        assert_eq!(problem(tls), "");
+    fn tls_is_what_is_spoken_unless_plain_http_is_asked_for() {
+        let mut settings = good();
+        assert!(settings.tls() && !settings.plaintext_beyond_loopback());
+        settings.s3.plaintext = true;
+        assert!(!settings.tls() && !settings.plaintext_beyond_loopback(), "loopback is nobody else's");
+        settings.s3.listen = "0.0.0.0:9000".parse().unwrap();
+        assert!(settings.plaintext_beyond_loopback());
+        settings.s3.tls_cert_file = Some("c".into());
+        assert!(settings.tls() && !settings.plaintext_beyond_loopback());
+
+        assert!(!settings.admin_tls());
+        settings.admin.listen = "0.0.0.0:9001".parse().unwrap();
+        assert!(settings.admin_tls());
+        settings.admin.plaintext = true;
+        assert!(settings.admin_plaintext_beyond_loopback());
     }
 }

@@ -12,8 +12,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use granary_types::Scheme;
-use granary_types::limits::{COPIES_BYTES_MAX, INLINE_BYTES_MAX, SEGMENT_BYTES_DEFAULT};
+use granary_types::limits::{AUDIT_KEEP_DAYS_MIN, COPIES_BYTES_MAX, INLINE_BYTES_MAX, SEGMENT_BYTES_DEFAULT};
 
+use crate::server::local_ca::LocalCa;
 pub(crate) use load::SettingsError;
 pub(crate) use render::rendered_default;
 use value::Setting;
@@ -102,6 +103,14 @@ settings! {
         /// Region that buckets are created in and that GetBucketLocation tells. `us-east-1` is what S3 clients take when
         /// they are told nothing.
         region: String = "us-east-1".to_owned(),
+        /// The law that this node is under, in words of your own: shown in residency reports and sealed onto the drives.
+        jurisdiction: String = String::new(),
+        /// Take drives that were declared to be in another region, and declare them anew: where the node has moved, or was named
+        /// wrongly. Switch it off again after one start.
+        moved_region: bool = false,
+        /// Refuse to start while the system's clock is not synchronised: times of audit events and of object locks are only as good
+        /// as it.
+        require_time_sync: bool = false,
         /// Worker threads; 0: one per core.
         worker_threads: u32 = 0,
         /// How long requests in flight may go on after SIGTERM, in milliseconds. A second signal ends the server at once.
@@ -137,11 +146,20 @@ settings! {
         /// Domains for virtual-host style addressing: with `s3.example.org` here, `bucket.s3.example.org` is bucket
         /// `bucket`. Path style always works.
         domains: Vec<String> = Vec::new(),
-        /// Certificate chain (PEM). With a key: TLS 1.3 only.
+        /// Certificate chain (PEM). Not set, with `plaintext` false: the node makes an authority and a certificate of its own
+        /// in `tls/` under `node.data_dir`; clients trust `tls/ca.crt`. TLS 1.3 only, either way.
         tls_cert_file: Option<PathBuf> = None,
         /// Private key of the certificate (PEM).
         tls_key_file: Option<PathBuf> = None,
-        /// Allow plain HTTP on an address that is not loopback. The start-up line and `granary status` repeat it.
+        /// Names and addresses that the node's own certificate carries beside this machine's: what clients call it by.
+        tls_names: Vec<String> = Vec::new(),
+        /// Authorities (PEM) that client certificates must come from. Set: who has none is not let in, whatever it signs.
+        tls_client_ca_file: Option<PathBuf> = None,
+        /// How often the certificate files are looked at, in milliseconds: changed ones are taken without dropping a
+        /// connection. SIGHUP does it at once.
+        tls_check_interval_ms: u64 = 10_000,
+        /// Plain HTTP instead of TLS, where no certificate is set. On an address that is not loopback the start-up line and
+        /// `granary status` repeat it. `granary dev` speaks plain HTTP on loopback anyway.
         plaintext: bool = false,
         /// Open connections at most; more wait in the kernel's queue until one closes.
         connections_max: u32 = 4096,
@@ -187,9 +205,10 @@ settings! {
 
     /// The admin endpoint: health, metrics, and what `granary status`, `drive` and `heal` talk to.
     admin: AdminSettings {
-        /// Address and port to listen on. Requests other than health and metrics are signed with the root keys.
+        /// Address and port to listen on. Requests other than health and metrics are signed with the root keys. On loopback it
+        /// speaks plain HTTP; anywhere else TLS, with the S3 endpoint's certificate.
         listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9001)),
-        /// Allow an address that is not loopback. Requests are signed but nothing is encrypted.
+        /// Plain HTTP on an address that is not loopback, too. Requests are signed but can be read on the wire.
         plaintext: bool = false,
     }
 
@@ -204,6 +223,27 @@ settings! {
         /// Ids of the keys that clients may name for SSE-KMS; those that are not there yet are made at start. More can be
         /// made with `granary key kms create`.
         kms_keys: Vec<String> = Vec::new(),
+    }
+
+    /// The audit trail: one event per request, chained, sealed into the bucket `granary-audit`. It cannot be switched off.
+    audit: AuditSettings {
+        /// Days that sealed segments are kept: 180 at least. It can be raised, and never lowered again.
+        keep_days: u64 = AUDIT_KEEP_DAYS_MIN,
+        /// How often events are sealed into a segment, in milliseconds.
+        seal_interval_ms: u64 = 300_000,
+        /// Seal earlier once so many events wait.
+        seal_events: u64 = 10_000,
+        /// How long events of reads and refused requests may gather before they are written, in milliseconds (at most
+        /// 1000). Events of changes are durable before the answer, always.
+        flush_interval_ms: u64 = 500,
+        /// When so many events wait to be sealed (the drives are full), writes are refused; at twice as many, everything.
+        unsealed_events_max: u64 = 1_000_000,
+        /// Send every event to a syslog collector as it is written (RFC 5424, JSON): `udp://HOST:PORT` or `tcp://HOST:PORT`.
+        syslog: Option<String> = None,
+        /// POST every event to a webhook, as JSON arrays: `http://HOST/PATH`, or `https://` with `webhook_ca_file`.
+        webhook: Option<String> = None,
+        /// Certificate (PEM) that the webhook's is issued by.
+        webhook_ca_file: Option<PathBuf> = None,
     }
 
     /// What the server says about itself on standard error.
@@ -224,11 +264,30 @@ impl Settings {
 
     /// Whether S3 clients come over TLS.
     pub(crate) const fn tls(&self) -> bool {
-        self.s3.tls_cert_file.is_some()
+        self.s3.tls_cert_file.is_some() || !self.s3.plaintext
+    }
+
+    /// Whether the admin port speaks TLS.
+    pub(crate) const fn admin_tls(&self) -> bool {
+        !self.admin.listen.ip().is_loopback() && !self.admin.plaintext
+    }
+
+    /// The node's own certificate authority, made or not.
+    pub(crate) fn local_ca(&self) -> LocalCa {
+        let mut names = self.s3.tls_names.clone();
+        names.extend(self.s3.domains.iter().flat_map(|domain| [domain.clone(), format!("*.{domain}")]));
+        let concrete = [self.s3.listen.ip(), self.admin.listen.ip()];
+        names.extend(concrete.iter().filter(|ip| !ip.is_unspecified()).map(ToString::to_string));
+        LocalCa::new(&self.node.data_dir, names)
     }
 
     /// Whether plain HTTP is spoken beyond loopback.
     pub(crate) const fn plaintext_beyond_loopback(&self) -> bool {
         !self.tls() && !self.s3.listen.ip().is_loopback()
+    }
+
+    /// Whether the admin port speaks plain HTTP beyond loopback.
+    pub(crate) const fn admin_plaintext_beyond_loopback(&self) -> bool {
+        !self.admin_tls() && !self.admin.listen.ip().is_loopback()
     }
 }

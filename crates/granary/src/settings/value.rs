@@ -118,6 +118,18 @@ impl Setting for Option<PathBuf> {
     }
 }
 
+impl Setting for Option<String> {
+    const EXPECTS: &'static str = "text";
+
+    fn from_text(text: &str) -> Option<Self> {
+        Some((!text.is_empty()).then(|| text.to_owned()))
+    }
+
+    fn to_toml(&self) -> Option<String> {
+        self.as_ref().map(|text| quoted(text))
+    }
+}
+
 impl Setting for SocketAddr {
     const EXPECTS: &'static str = "an IP address and port, such as 127.0.0.1:9000 or [::1]:9000";
 
