@@ -71,7 +71,7 @@ def test_a_signed_request_is_good_for_what_it_says_only(server):
     for method, path in [("GET", "/mine/secret"), ("DELETE", "/mine/public/one"), ("GET", "/mine/public/one?acl"), ("HEAD", "/mine/secret")]:
         assert send(server, method, path, headers)[0] == 403, (method, path)
     changed = headers | {"x-amz-date": "20200101T000000Z"}
-    assert send(server, "GET", "/mine/public/one", changed)[0] == 403
+    assert send(server, "GET", "/mine/public/one", changed)[0] in (400, 403)
 
 
 def test_an_old_signature_is_refused(server):
