@@ -389,6 +389,7 @@ mod tests {
     #[test]
     fn canned_lists() {
         use Permission::{FullControl, Read, ReadAcp, Write, WriteAcp};
+        #[allow(clippy::type_complexity)]
         let table: [(&str, &[(Caller<'_>, Permission, bool)]); 8] = [
             ("private", &[(Caller::User(A), WriteAcp, true), (Caller::User(B), Read, false)]),
             ("public-read", &[(Caller::Anonymous, Read, true), (Caller::Anonymous, Write, false)]),
