@@ -79,7 +79,7 @@ def test_put_get_head_ranges(s3, bucket, kind, size):
     assert attributes["ETag"] == put["ETag"].strip('"') and attributes["ObjectSize"] == size
 
 
-@pytest.mark.parametrize("source,target", itertools.product(WRITES, WRITES))
+@pytest.mark.parametrize("source,target", list(itertools.product(WRITES, WRITES)))
 def test_copies_between_all(s3, bucket, source, target):
     body = os.urandom(150_000)
     s3.put_object(Bucket=bucket, Key="from", Body=body, **WRITES[source])

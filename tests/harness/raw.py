@@ -77,11 +77,15 @@ class RawClient:
         headers: dict[str, str] | None = None,
         body: bytes = b"",
         unsigned: bool = False,
+        anonymous: bool = False,
     ) -> Reply:
         path = "/" + bucket + ("/" + urllib.parse.quote(key, safe="/-_.~") if key else "")
         pairs = sorted((query or {}).items())
         text = "&".join(f"{_quote(name)}={_quote(value)}" for name, value in pairs)
-        signed = self.sign(method, path, text, headers or {}, body, "UNSIGNED-PAYLOAD" if unsigned else None)
+        if anonymous:
+            signed = {name.lower(): value for name, value in (headers or {}).items()}
+        else:
+            signed = self.sign(method, path, text, headers or {}, body, "UNSIGNED-PAYLOAD" if unsigned else None)
         try:
             if self._connection is None:
                 self._connection = http.client.HTTPConnection(self.host, self.port, timeout=self.timeout)

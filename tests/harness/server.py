@@ -25,7 +25,12 @@ SECRET_KEY = "tests/only+secret0123456789abcdefghijklmn"
 REGION = "us-east-1"
 READY_SECONDS_MAX = 120.0
 # Small segments make starts quick and reclaim frequent; `make demo` runs on the defaults.
-SMALL = {"GRANARY_DRIVES_SEGMENT_BYTES": str(64 << 20), "GRANARY_DRIVES_RESERVE_BYTES": str(64 << 20)}
+# No read cache: tests are about drives; tests/clients/test_read_cache.py is about the cache.
+SMALL = {
+    "GRANARY_DRIVES_SEGMENT_BYTES": str(64 << 20),
+    "GRANARY_DRIVES_RESERVE_BYTES": str(64 << 20),
+    "GRANARY_AI_CACHE_BYTES": "0",
+}
 
 
 class ServerFailed(Exception):

@@ -69,6 +69,9 @@ pub enum CryptoError {
     /// Valid keyrings of different clusters lie on the drives.
     #[error("the drives hold keyrings of different clusters ({0} and {1}): a drive of another cluster is attached")]
     ForeignKeyring(granary_types::ClusterId, granary_types::ClusterId),
+    /// The key provider does not do this; says what to do instead.
+    #[error("this key provider does not do that: {0}")]
+    Unsupported(&'static str),
     /// The key provider (a device or a service) could not be reached.
     #[error("key provider: {0}")]
     Provider(String),
@@ -85,6 +88,7 @@ impl CryptoError {
             Self::KeyFileExists(_) | Self::ForeignKeyring(..) => ErrorKind::Conflict,
             Self::Io { .. } => ErrorKind::Internal,
             Self::Provider(_) => ErrorKind::Unavailable,
+            Self::Unsupported(_) => ErrorKind::Invalid,
         }
     }
 }

@@ -8,6 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -27,7 +28,7 @@ const FILE_BYTES_MAX: u64 = 64 * 1024;
 #[derive(Debug)]
 pub struct FileKeyProvider {
     path: PathBuf,
-    keys: RootKeys,
+    keys: RwLock<RootKeys>,
 }
 
 impl FileKeyProvider {
@@ -38,7 +39,7 @@ impl FileKeyProvider {
     pub fn create(path: &Path) -> Result<Self> {
         let keys = RootKeys::generate();
         write_new(path, to_text(&keys).as_bytes())?;
-        Ok(Self { path: path.to_owned(), keys })
+        Ok(Self { path: path.to_owned(), keys: RwLock::new(keys) })
     }
 
     /// Reads the file.
@@ -62,7 +63,7 @@ impl FileKeyProvider {
         (&mut file).take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(|e| failed("read", path, e))?;
         let keys = from_text(&text)
             .map_err(|why| CryptoError::Format { what: "root key file", why: format!("{}: {why}", path.display()) })?;
-        Ok(Self { path: path.to_owned(), keys })
+        Ok(Self { path: path.to_owned(), keys: RwLock::new(keys) })
     }
 
     /// Opens the file, or makes it where there is none.
@@ -84,11 +85,70 @@ impl FileKeyProvider {
     /// The active root key's id.
     #[must_use]
     pub fn active(&self) -> RootKeyId {
-        self.keys.active()
+        self.keys().active()
     }
 }
 
 impl KeyProvider for FileKeyProvider {
+    fn wrap(&self, context: &[u8], key: &Secret32) -> Result<WrappedKey> {
+        Ok(self.keys().wrap(context, key))
+    }
+
+    fn unwrap(&self, context: &[u8], wrapped: &WrappedKey) -> Result<Secret32> {
+        self.keys().unwrap(context, wrapped)
+    }
+
+    fn describe(&self) -> String {
+        format!("root key {} in file {}", self.keys().active(), self.path.display())
+    }
+
+    fn rotate(&self) -> Result<()> {
+        self.change(RootKeys::rotated)
+    }
+
+    fn retire(&self) -> Result<()> {
+        self.change(|keys| Ok(keys.retired()))
+    }
+}
+
+impl FileKeyProvider {
+    fn keys(&self) -> RwLockReadGuard<'_, RootKeys> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the keys, on disk first: what is wrapped by a key that the file does not have would be lost.
+    fn change(&self, change: impl FnOnce(&RootKeys) -> Result<RootKeys>) -> Result<()> {
+        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        // The owner may have changed the file meanwhile; what is there now is what is changed.
+        let there = Self::open(&self.path)?.keys.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let next = change(&there)?;
+        replace(&self.path, to_text(&next).as_bytes())?;
+        *keys = next;
+        Ok(())
+    }
+}
+
+/// Root keys that were handed over as text (an environment variable, a systemd credential): in the form of the root
+/// key file.
+#[derive(Debug)]
+pub struct TextKeyProvider {
+    source: String,
+    keys: RootKeys,
+}
+
+impl TextKeyProvider {
+    /// From the text; `source` says where it came from.
+    ///
+    /// # Errors
+    /// [`CryptoError::Format`] if it is not the text of a root key file.
+    pub fn new(text: &str, source: &str) -> Result<Self> {
+        let keys = from_text(text)
+            .map_err(|why| CryptoError::Format { what: "root keys", why: format!("{source}: {why}") })?;
+        Ok(Self { source: source.to_owned(), keys })
+    }
+}
+
+impl KeyProvider for TextKeyProvider {
     fn wrap(&self, context: &[u8], key: &Secret32) -> Result<WrappedKey> {
         Ok(self.keys.wrap(context, key))
     }
@@ -98,7 +158,7 @@ impl KeyProvider for FileKeyProvider {
     }
 
     fn describe(&self) -> String {
-        format!("root key {} in file {}", self.keys.active(), self.path.display())
+        format!("root key {} in {}", self.keys.active(), self.source)
     }
 }
 
@@ -183,6 +243,29 @@ fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
     result?;
     removed.map_err(|e| failed("remove", &temporary, e))?;
     File::open(directory).and_then(|d| d.sync_all()).map_err(|e| failed("sync directory", directory, e))
+}
+
+/// Writes the file anew, so that after a crash the old or the new one is there whole; then wipes what the old one's
+/// blocks held, as far as the file system lets it.
+fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut old = OpenOptions::new().write(true).open(path).map_err(|e| failed("open", path, e))?;
+    let length = old.metadata().map_err(|e| failed("stat", path, e))?.len().min(FILE_BYTES_MAX);
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    let temporary = PathBuf::from(name);
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &temporary, error)),
+        _ => {}
+    }
+    write_synced(&temporary, bytes)?;
+    fs::rename(&temporary, path).map_err(|e| failed("rename", &temporary, e))?;
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    File::open(directory).and_then(|d| d.sync_all()).map_err(|e| failed("sync directory", directory, e))?;
+    let zeros = vec![0; usize::try_from(length).unwrap_or(0)];
+    old.write_all(&zeros).and_then(|()| old.sync_all()).map_err(|e| failed("wipe", path, e))
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {

@@ -103,10 +103,16 @@ impl Keyring {
     ///
     /// # Errors
     /// The provider's.
-    pub fn rewrap(self, provider: &dyn KeyProvider) -> Result<Self> {
+    pub fn rewrap(&self, provider: &dyn KeyProvider) -> Result<Self> {
         let generation = self.content.generation.saturating_add(1);
-        let cluster = self.cluster_id();
-        Self::wrap_all(provider, cluster, generation, self.content.created_us, self.keys)
+        let keys = SystemKeys {
+            log: self.keys.log.duplicate(),
+            index: self.keys.index.duplicate(),
+            drive_index: self.keys.drive_index.duplicate(),
+            drive_mac: self.keys.drive_mac.duplicate(),
+            cluster: self.keys.cluster.duplicate(),
+        };
+        Self::wrap_all(provider, self.cluster_id(), generation, self.content.created_us, keys)
     }
 
     fn wrap_all(

@@ -11,11 +11,11 @@ use std::fmt;
 use aes_gcm::aead::{Aead as _, Payload};
 use aes_gcm::{Aes256Gcm, KeyInit as _};
 use granary_types::limits::TAG_BYTES;
-use granary_types::{BucketId, PartId, WrappedKey};
+use granary_types::{PartId, WrappedKey};
 
 use crate::error::{CryptoError, OpenError, Result};
+use crate::locked::Locked;
 use crate::locks::Lock;
-use crate::provider::KeyProvider;
 use crate::secret::{Secret32, fill_random};
 use crate::xaes::{XNONCE_BYTES, XaesKey};
 
@@ -56,12 +56,11 @@ impl fmt::Debug for DataKey {
     }
 }
 
-/// A bucket's key, opened and prepared: wrapping and unwrapping a data key costs about a microsecond.
-/// Keep one per bucket behind an `Arc`.
+/// One of a bucket's keys, opened and prepared: wrapping and unwrapping a data key costs about a microsecond.
 pub struct BucketKey {
     generation: u32,
-    secret: Secret32,
-    xaes: XaesKey,
+    /// On a page that is not swapped out: bucket keys stay in memory for minutes.
+    key: Locked<(Secret32, XaesKey)>,
 }
 
 impl BucketKey {
@@ -75,7 +74,7 @@ impl BucketKey {
     #[must_use]
     pub fn from_secret(generation: u32, secret: Secret32) -> Self {
         let xaes = XaesKey::new(&secret);
-        Self { generation, secret, xaes }
+        Self { generation, key: Locked::new((secret, xaes)) }
     }
 
     /// Which of its bucket's keys it is: each rotation adds one.
@@ -84,20 +83,14 @@ impl BucketKey {
         self.generation
     }
 
-    /// Wraps this key under the root key, for `bucket` only.
-    ///
-    /// # Errors
-    /// The provider's.
-    pub fn wrap(&self, provider: &dyn KeyProvider, bucket: BucketId) -> Result<WrappedKey> {
-        provider.wrap(&bucket_context(bucket), &self.secret)
+    pub(crate) fn secret(&self) -> &Secret32 {
+        &self.key.get().0
     }
 
-    /// Opens a bucket's wrapped key. May block where the provider is a device or a service.
-    ///
-    /// # Errors
-    /// The provider's; [`CryptoError::Open`] if it was wrapped for another bucket.
-    pub fn unwrap(provider: &dyn KeyProvider, bucket: BucketId, wrapped: &WrappedKey) -> Result<Self> {
-        provider.unwrap(&bucket_context(bucket), wrapped).map(|secret| Self::from_secret(1, secret))
+    /// A copy, wiped like this one.
+    #[must_use]
+    pub(crate) fn duplicate(&self) -> Self {
+        Self::from_secret(self.generation, self.secret().duplicate())
     }
 
     /// Wraps a part's data key, locked with `lock` first.
@@ -113,7 +106,7 @@ impl BucketKey {
         out.push(DATA_KEY_VERSION);
         out.extend_from_slice(&self.generation.to_le_bytes());
         out.extend_from_slice(&tail);
-        let (message_key, nonce) = self.xaes.message_key(&data_key_nonce(part, tail));
+        let (message_key, nonce) = self.key.get().1.message_key(&data_key_nonce(part, tail));
         let sealed = Aes256Gcm::new(message_key.expose().into())
             .encrypt(&nonce.into(), Payload { msg: locked, aad: &data_key_aad(part, &out) })
             .expect("a locked key is far below AES-GCM's limit");
@@ -142,7 +135,7 @@ impl BucketKey {
         };
         let mut tail = [0u8; NONCE_TAIL_BYTES];
         tail.copy_from_slice(&head[5..]);
-        let (message_key, nonce) = self.xaes.message_key(&data_key_nonce(part, tail));
+        let (message_key, nonce) = self.key.get().1.message_key(&data_key_nonce(part, tail));
         Aes256Gcm::new(message_key.expose().into())
             .decrypt(&nonce.into(), Payload { msg: sealed, aad: &data_key_aad(part, head) })
             .map(zeroize::Zeroizing::new)
@@ -179,12 +172,6 @@ impl fmt::Debug for BucketKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("BucketKey(..)")
     }
-}
-
-fn bucket_context(bucket: BucketId) -> Vec<u8> {
-    let mut context = b"granary bucket key ".to_vec();
-    context.extend_from_slice(&bucket.0.to_le_bytes());
-    context
 }
 
 fn data_key_aad(part: PartId, head: &[u8]) -> Vec<u8> {

@@ -13,6 +13,7 @@ use subtle::ConstantTimeEq as _;
 
 use crate::error::{CryptoError, OpenError, Result};
 use crate::keys::{unwrap_bytes, wrap_bytes};
+use crate::locked::Locked;
 use crate::provider::KeyProvider;
 use crate::secret::{Secret32, fill_random};
 use crate::xaes::{XNONCE_BYTES, XaesKey};
@@ -54,14 +55,14 @@ impl fmt::Debug for CustomerKey {
 /// A named key of the key provider (SSE-KMS), opened.
 pub struct KmsKey {
     id: String,
-    secret: Secret32,
+    secret: Locked<Secret32>,
 }
 
 impl KmsKey {
     /// A fresh one.
     #[must_use]
     pub fn generate(id: &str) -> Self {
-        Self { id: id.to_owned(), secret: Secret32::random() }
+        Self { id: id.to_owned(), secret: Locked::new(Secret32::random()) }
     }
 
     /// Its name.
@@ -75,7 +76,7 @@ impl KmsKey {
     /// # Errors
     /// The provider's.
     pub fn wrap(&self, provider: &dyn KeyProvider) -> Result<WrappedKey> {
-        provider.wrap(&kms_context(&self.id), &self.secret)
+        provider.wrap(&kms_context(&self.id), self.secret.get())
     }
 
     /// Opens a wrapped one. May block where the provider is a device or a service.
@@ -83,7 +84,7 @@ impl KmsKey {
     /// # Errors
     /// The provider's; [`CryptoError::Open`] if it is another key's.
     pub fn unwrap(provider: &dyn KeyProvider, id: &str, wrapped: &WrappedKey) -> Result<Self> {
-        Ok(Self { id: id.to_owned(), secret: provider.unwrap(&kms_context(id), wrapped)? })
+        Ok(Self { id: id.to_owned(), secret: Locked::new(provider.unwrap(&kms_context(id), wrapped)?) })
     }
 }
 
@@ -163,7 +164,7 @@ impl Lock<'_> {
                 let id_bytes = (key.id.len() as u64).to_le_bytes();
                 let parts: [&[u8]; 5] =
                     [b"granary kms data key", part.as_bytes(), &id_bytes, key.id.as_bytes(), context.as_bytes()];
-                Some((KIND_KMS, XaesKey::new(&key.secret), parts.concat()))
+                Some((KIND_KMS, XaesKey::new(key.secret.get()), parts.concat()))
             }
             // The customer's key itself is never used as a cipher key: it may be in use elsewhere.
             Lock::Customer(key) => {
@@ -216,7 +217,7 @@ mod tests {
         let provider = MemoryKeyProvider::generate();
         let key = KmsKey::generate("invoices");
         let wrapped = key.wrap(&provider).unwrap();
-        assert_eq!(KmsKey::unwrap(&provider, "invoices", &wrapped).unwrap().secret, key.secret);
+        assert_eq!(KmsKey::unwrap(&provider, "invoices", &wrapped).unwrap().secret.get(), key.secret.get());
         assert!(KmsKey::unwrap(&provider, "payroll", &wrapped).is_err());
         assert!(!format!("{key:?} {:?}", customer(3)).contains("secret: Secret32(["));
     }

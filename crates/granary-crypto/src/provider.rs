@@ -11,6 +11,7 @@ use granary_types::WrappedKey;
 
 use crate::error::{CryptoError, OpenError, Result};
 use crate::keys::{unwrap_bytes, wrap_bytes};
+use crate::locked::Locked;
 use crate::secret::{Secret32, fill_random};
 use crate::xaes::{XNONCE_BYTES, XaesKey};
 
@@ -40,6 +41,22 @@ pub trait KeyProvider: Send + Sync + 'static {
 
     /// What it is, for logs and `granary status`; no secrets.
     fn describe(&self) -> String;
+
+    /// Makes a fresh root key that wraps from now on; older ones still unwrap.
+    ///
+    /// # Errors
+    /// [`CryptoError::Unsupported`] where root keys are not this provider's to make, or the provider's.
+    fn rotate(&self) -> Result<()> {
+        Err(CryptoError::Unsupported("make a new root key where it is kept, then restart"))
+    }
+
+    /// Forgets all root keys but the one that wraps: what they wrapped is lost.
+    ///
+    /// # Errors
+    /// As [`KeyProvider::rotate`].
+    fn retire(&self) -> Result<()> {
+        Err(CryptoError::Unsupported("remove older root keys where they are kept, then restart"))
+    }
 
     /// Whether calls may block on a device or the network: they are then made on threads of their own.
     fn blocks(&self) -> bool {
@@ -77,7 +94,7 @@ impl FromStr for RootKeyId {
 
 /// Root keys in memory: several, of which the first is active (wraps); all unwrap.
 pub struct RootKeys {
-    keys: Vec<(RootKeyId, Secret32, XaesKey)>,
+    keys: Vec<(RootKeyId, Locked<(Secret32, XaesKey)>)>,
 }
 
 impl RootKeys {
@@ -86,9 +103,7 @@ impl RootKeys {
     pub fn generate() -> Self {
         let mut id = [0u8; 8];
         fill_random(&mut id);
-        let secret = Secret32::random();
-        let xaes = XaesKey::new(&secret);
-        Self { keys: vec![(RootKeyId(id), secret, xaes)] }
+        Self { keys: vec![(RootKeyId(id), held(Secret32::random()))] }
     }
 
     /// From known keys, the active one first.
@@ -105,11 +120,23 @@ impl RootKeys {
                 return Err(format(format!("key {id} is there twice")));
             }
         }
-        let keys = keys.into_iter().map(|(id, secret)| {
-            let xaes = XaesKey::new(&secret);
-            (id, secret, xaes)
-        });
-        Ok(Self { keys: keys.collect() })
+        Ok(Self { keys: keys.into_iter().map(|(id, secret)| (id, held(secret))).collect() })
+    }
+
+    /// The same keys and a fresh one, which is active.
+    ///
+    /// # Errors
+    /// [`CryptoError::Format`] for too many.
+    pub fn rotated(&self) -> Result<Self> {
+        let fresh = Self::generate();
+        Self::from_keys(fresh.iter().chain(self.iter()).map(|(id, secret)| (id, secret.duplicate())).collect())
+    }
+
+    /// The active key alone.
+    #[must_use]
+    pub fn retired(&self) -> Self {
+        let (id, key) = &self.keys[0];
+        Self { keys: vec![(*id, held(key.get().0.duplicate()))] }
     }
 
     /// The active key's id.
@@ -120,11 +147,12 @@ impl RootKeys {
 
     /// Ids and secrets, the active one first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (RootKeyId, &Secret32)> {
-        self.keys.iter().map(|(id, secret, _)| (*id, secret))
+        self.keys.iter().map(|(id, key)| (*id, &key.get().0))
     }
 
     pub(crate) fn wrap(&self, context: &[u8], key: &Secret32) -> WrappedKey {
-        let (id, _, xaes) = &self.keys[0];
+        let (id, held) = &self.keys[0];
+        let xaes = &held.get().1;
         let mut nonce = [0u8; XNONCE_BYTES];
         fill_random(&mut nonce);
         let mut out = vec![LOCAL_WRAP_VERSION];
@@ -146,11 +174,18 @@ impl RootKeys {
         let (nonce, sealed) = rest.split_first_chunk::<XNONCE_BYTES>().ok_or_else(|| format("cut short"))?;
         let mut id = RootKeyId([0; 8]);
         id.0.copy_from_slice(&head[1..]);
-        let (_, _, xaes) = self.keys.iter().find(|(known, ..)| *known == id).ok_or(CryptoError::UnknownRootKey(id))?;
+        let (_, held) = self.keys.iter().find(|(known, _)| *known == id).ok_or(CryptoError::UnknownRootKey(id))?;
+        let xaes = &held.get().1;
         let (message_key, short) = xaes.message_key(nonce);
         unwrap_bytes(&message_key, short, &aad(head, context), sealed)
             .map_err(|OpenError| CryptoError::Open { what: WHAT })
     }
+}
+
+/// A root key with its schedule, on a page that is not swapped out.
+fn held(secret: Secret32) -> Locked<(Secret32, XaesKey)> {
+    let xaes = XaesKey::new(&secret);
+    Locked::new((secret, xaes))
 }
 
 /// What is authenticated beside a wrapped key: purpose, version, root key id, context.

@@ -5,9 +5,10 @@
 use aes_gcm::aead::{Aead as _, Payload};
 use aes_gcm::{Aes256Gcm, KeyInit as _};
 use granary_crypto::keys::data_key_generation;
+use granary_crypto::shelf::{unwrap_lock, wrap_lock};
 use granary_crypto::{
-    BLOB_OVERHEAD_BYTES, BlobKey, BucketKey, ChunkCipher, CryptoError, CustomerKey, DataKey, Lock, MemoryKeyProvider,
-    NonceKey, RootKeyId, RootKeys, Secret32, open_blob, seal_blob,
+    BLOB_OVERHEAD_BYTES, BlobKey, BucketKey, BucketKeys, ChunkCipher, CryptoError, CustomerKey, DataKey, Lock,
+    MemoryKeyProvider, NonceKey, RootKeyId, RootKeys, Secret32, Shelf, open_blob, seal_blob,
 };
 use granary_types::{BucketId, PartId, WrappedKey};
 use proptest::prelude::{ProptestConfig, any, prop_assert, prop_assert_eq, proptest};
@@ -88,7 +89,7 @@ fn debug_output_holds_no_secrets() {
         BlobKey::new(&secret),
         NonceKey::new(&secret),
         keyring.keys(),
-        bucket.wrap(&provider, BucketId(1)).unwrap(),
+        BucketKeys::generate().wrap(&secret, BucketId(1)),
     );
     for leak in ["0x42", "4242", "66, 66", "QkJC", "BBB"] {
         assert!(!shown.contains(leak), "{leak} in {shown}");
@@ -178,6 +179,7 @@ fn golden_files_open() {
     let bucket = BucketKey::from_secret(1, Secret32::from_bytes([0x24; 32]));
     let keys = RootKeys::from_keys(vec![(RootKeyId([9; 8]), Secret32::from_bytes([0x99; 32]))]).unwrap();
     let provider = MemoryKeyProvider::new(keys);
+    let lock = Secret32::from_bytes([0x10; 32]);
     let customer = CustomerKey::new(Secret32::from_bytes([0xc5; 32]), "md5".to_owned());
     let plain = filled(80, 7);
     let mut chunk = plain.clone();
@@ -189,14 +191,14 @@ fn golden_files_open() {
         let key = DataKey::from_secret(Secret32::from_bytes(KEY));
         write("data-key-v2.hex", &bucket.wrap_data_key(&key, PART, &Lock::None).0);
         write("data-key-customer-v2.hex", &bucket.wrap_data_key(&key, PART, &Lock::Customer(&customer)).0);
-        write("bucket-key-v1.hex", &bucket.wrap(&provider, BucketId(77)).unwrap().0);
+        write("bucket-keys-v2.hex", &BucketKeys::from_keys(vec![bucket]).unwrap().wrap(&lock, BucketId(77)).0);
+        write("bucket-lock-v1.hex", &wrap_lock(&provider, BucketId(77), &lock).unwrap().0);
     }
     // Chunks are deterministic: the same bytes, not only bytes that open.
     assert_eq!(read("chunk-v1.hex"), chunk);
     assert_eq!(open_blob(&Secret32::from_bytes(KEY), b"aad", &read("blob-v1.hex")).unwrap(), plain);
-    let bucket_key = WrappedKey(read("bucket-key-v1.hex"));
-    let opened = BucketKey::unwrap(&provider, BucketId(77), &bucket_key).unwrap();
-    assert!(BucketKey::unwrap(&provider, BucketId(78), &bucket_key).is_err());
+    let lock = unwrap_lock(&provider, BucketId(77), &WrappedKey(read("bucket-lock-v1.hex"))).unwrap();
+    let opened = BucketKeys::unwrap(&lock, BucketId(77), &WrappedKey(read("bucket-keys-v2.hex"))).unwrap();
     for (file, lock) in [("data-key-v2.hex", Lock::None), ("data-key-customer-v2.hex", Lock::Customer(&customer))] {
         let data_key = opened.unwrap_data_key(&WrappedKey(read(file)), PART, &lock).unwrap();
         let mut chunk = chunk.clone();
@@ -228,7 +230,7 @@ proptest! {
         prop_assert!(cipher().open(0, &mut bytes.clone()).is_err());
         let bucket = BucketKey::from_secret(1, Secret32::from_bytes(KEY));
         prop_assert!(bucket.unwrap_data_key(&WrappedKey(bytes.clone()), PART, &Lock::None).is_err());
-        let provider = MemoryKeyProvider::generate();
-        prop_assert!(BucketKey::unwrap(&provider, BucketId(1), &WrappedKey(bytes)).is_err());
+        prop_assert!(Shelf::parse(&bytes).is_err());
+        prop_assert!(BucketKeys::unwrap(&Secret32::from_bytes(KEY), BucketId(1), &WrappedKey(bytes)).is_err());
     }
 }

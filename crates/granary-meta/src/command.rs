@@ -3,13 +3,14 @@
 
 use bytes::Bytes;
 use granary_types::{
-    BucketId, BucketName, DriveId, DriveNo, ObjectKey, PartId, Placement, Timestamp, UploadId, VersionId,
+    BucketId, BucketName, DriveId, DriveNo, ObjectKey, PartId, Placement, Timestamp, UploadId, VersionId, WrappedKey,
 };
 use granary_types::{Checksum, Head};
 use serde::{Deserialize, Serialize};
 
 use crate::records::{
-    BucketOptions, BucketRecord, ObjectRecord, PartRecord, Retention, UploadRecord, VersionRecord, Versioning,
+    BucketOptions, BucketRecord, FrozenManifest, ObjectRecord, PartRecord, Retention, UploadRecord, VersionRecord,
+    Versioning,
 };
 
 /// A command with what the proposer adds.
@@ -71,6 +72,19 @@ pub enum BucketChange {
     },
     /// Replace the engine settings.
     Options(BucketOptions),
+    /// Replace the wrapped bucket keys: after a rotation.
+    Key(WrappedKey),
+}
+
+/// A change to a dataset.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DatasetChange {
+    /// From now on nothing under the prefix changes.
+    Freeze,
+    /// The manifest is written: from now on it does not change either.
+    Manifest(FrozenManifest),
+    /// The prefix may change again; its manifest is an ordinary object again.
+    Thaw,
 }
 
 /// A change to a version's mutable attributes.
@@ -256,6 +270,15 @@ pub enum Command {
         /// The parts of a multipart object, in order; empty for others.
         parts: Vec<PartRecord>,
     },
+    /// Freezes a dataset, names its manifest, or thaws it.
+    Dataset {
+        /// Bucket.
+        bucket: BucketName,
+        /// Prefix, ending in a slash.
+        prefix: String,
+        /// What.
+        change: DatasetChange,
+    },
     /// Events of requests that changed nothing (reads, refused requests), in the order they ended.
     Audit {
         /// As `granary-audit` encodes them.
@@ -404,6 +427,12 @@ pub enum Refusal {
     /// The bucket's quota is used up.
     #[error("the bucket's quota is used up")]
     QuotaExceeded,
+    /// The key belongs to a frozen dataset.
+    #[error("the dataset {prefix} is frozen")]
+    Frozen {
+        /// Its prefix.
+        prefix: String,
+    },
     /// The bucket's state does not allow it.
     #[error("{0}")]
     InvalidState(&'static str),
@@ -435,7 +464,7 @@ impl Refusal {
             Self::EntityTooLarge => "EntityTooLarge",
             Self::BadChecksum => "BadDigest",
             Self::BadSize => "InvalidRequest",
-            Self::Locked(_) | Self::Protected(_) => "AccessDenied",
+            Self::Locked(_) | Self::Frozen { .. } | Self::Protected(_) => "AccessDenied",
             Self::QuotaExceeded => "QuotaExceeded",
             Self::InvalidState(_) => "InvalidBucketState",
             Self::Stale => "InternalError",

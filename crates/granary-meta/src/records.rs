@@ -65,7 +65,7 @@ pub struct BucketRecord {
     pub owner: String,
     /// Region it was created in.
     pub region: String,
-    /// The bucket key, wrapped by the root key.
+    /// The bucket's keys, wrapped by its lock (which is not in the index).
     pub key: WrappedKey,
     /// Versioning state.
     pub versioning: Versioning,
@@ -73,6 +73,53 @@ pub struct BucketRecord {
     pub options: BucketOptions,
     /// Configuration documents by S3 subresource name (`policy`, `cors`, `lifecycle`, `tagging`...), as validated above.
     pub documents: BTreeMap<String, Vec<u8>>,
+    /// Frozen datasets, sorted by prefix; none lies within another.
+    pub frozen: Vec<FrozenPrefix>,
+}
+
+/// Where the manifests of a bucket's frozen datasets are.
+pub const DATASETS_FOLDER: &str = ".granary/datasets/";
+
+/// A prefix under which nothing changes any more: a frozen dataset.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrozenPrefix {
+    /// The prefix, ending in a slash.
+    pub prefix: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// Its manifest; `None` until it is written (the prefix refuses changes already).
+    pub manifest: Option<FrozenManifest>,
+}
+
+/// The manifest of a frozen dataset, as it was signed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrozenManifest {
+    /// Its key, in [`DATASETS_FOLDER`] of the same bucket.
+    pub key: ObjectKey,
+    /// SHA-256 of its bytes.
+    pub sha256: [u8; 32],
+    /// Objects it names.
+    pub objects: u64,
+    /// Bytes of them together.
+    pub bytes: u64,
+    /// Samples in it (WebDataset groups of its tar files' members, and one for each other object).
+    pub samples: u64,
+}
+
+impl BucketRecord {
+    /// The frozen dataset that `key` belongs to, as one of its objects or as its manifest.
+    #[must_use]
+    pub fn frozen(&self, key: &str) -> Option<&FrozenPrefix> {
+        if self.frozen.is_empty() {
+            return None;
+        }
+        // No prefix lies within another, so only the greatest that is not behind the key can hold it.
+        let holds = |key: &str| {
+            let at = self.frozen.partition_point(|frozen| frozen.prefix.as_str() <= key);
+            self.frozen[..at].last().filter(|frozen| key.starts_with(&frozen.prefix))
+        };
+        holds(key).or_else(|| holds(key.strip_prefix(DATASETS_FOLDER)?).filter(|frozen| frozen.manifest.is_some()))
+    }
 }
 
 /// Object lock retention modes.

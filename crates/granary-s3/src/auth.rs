@@ -19,11 +19,11 @@ use crate::access::gate::{Target, denied};
 use crate::access::needs::{self, Need, Needs, On, When};
 use crate::access::view::{Said, parameter, remaining_days};
 use crate::access::{AuthView, Gate, View};
-use crate::context::{Trace, operation_index};
+use crate::context::{Cx, Trace, operation_index};
 use crate::convert;
 use crate::error::Fail;
 
-fn unknown_key() -> S3Error {
+pub(crate) fn unknown_key() -> S3Error {
     S3Error::with_message(
         S3ErrorCode::InvalidAccessKeyId,
         "The AWS Access Key Id you provided does not exist in our records.",
@@ -164,6 +164,22 @@ impl Access {
         View::new(headers, uri, trace.peer, auth, &self.region, self.gate.iam.now())
     }
 
+    /// Decides on one action of an endpoint that is not among S3's operations: on the object where the target names a
+    /// key, else on the bucket.
+    pub(crate) async fn permit(
+        &self,
+        cx: &Cx,
+        headers: &HeaderMap,
+        uri: &Uri,
+        action: &'static str,
+        target: &Target<'_>,
+    ) -> Result<(), Fail> {
+        let proven = Proven { who: Arc::clone(&cx.caller), auth: cx.auth };
+        let on = if target.key.is_some() { On::Object } else { On::Bucket };
+        let view = self.view(headers, uri, &cx.trace, cx.auth);
+        self.decide(&proven, view, &[Need { action, on }], target, &cx.trace).await
+    }
+
     /// Decides on an operation whose document has been read. `said`: what conditions may ask of it.
     async fn decide_later<T>(
         &self,
@@ -189,6 +205,7 @@ impl Access {
 fn answer(trace: &Trace, fail: Fail) -> S3Error {
     match fail {
         Fail::S3(error) => error,
+        Fail::Ai(error) => crate::error::ai_answer(&error).into(),
         Fail::Store(error) => {
             let answer = crate::error::answer(&error, trace.is_chunk_signed);
             if answer.is_our_fault {
@@ -206,6 +223,25 @@ pub(crate) fn refused(why: Refused) -> S3Error {
         Refused::TokenExpired => S3ErrorCode::ExpiredToken,
     };
     S3Error::with_message(code, why.to_string())
+}
+
+impl Access {
+    /// Marks the request that a form stands for as its signer's.
+    pub(crate) fn prove_form(
+        &self,
+        put: &mut http::Request<s3s::Body>,
+        signer: &crate::post::Signer<'_>,
+    ) -> S3Result<()> {
+        let who = match signer {
+            crate::post::Signer::Nobody => self.gate.iam.anonymous(),
+            crate::post::Signer::Key { access_key, token } => {
+                self.gate.iam.authenticate(access_key, *token).map_err(refused)?
+            }
+        };
+        let auth = AuthView::of(put.headers(), "");
+        put.extensions_mut().insert(Proven { who, auth });
+        Ok(())
+    }
 }
 
 #[async_trait::async_trait]

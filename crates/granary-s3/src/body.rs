@@ -57,6 +57,48 @@ pub(crate) fn outgoing(body: BodyOut, len: u64, trace: Arc<Trace>) -> StreamingB
     StreamingBlob::new(Outgoing { body: Mutex::new(body), remaining: len, is_cut: false, trace })
 }
 
+/// As [`outgoing`], for an answer whose length is not known before its end: sent in HTTP chunks, whose end marker is left
+/// out if the stream fails.
+pub(crate) fn outgoing_open(body: BodyOut, trace: Arc<Trace>) -> StreamingBlob {
+    StreamingBlob::new(OpenEnded { body: Mutex::new(body), is_cut: false, trace })
+}
+
+struct OpenEnded {
+    /// Never locked, as above.
+    body: Mutex<BodyOut>,
+    is_cut: bool,
+    trace: Arc<Trace>,
+}
+
+impl Stream for OpenEnded {
+    type Item = Result<Bytes, StdError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        if this.is_cut {
+            return Poll::Ready(None);
+        }
+        let body = this.body.get_mut().unwrap_or_else(PoisonError::into_inner);
+        match body.as_mut().poll_next(cx) {
+            Poll::Ready(Some(Err(error))) => {
+                this.is_cut = true;
+                let (id, op) = (&this.trace.id, this.trace.operation());
+                tracing::error!(request_id = %id, op, "answer cut short: {error}");
+                Poll::Ready(Some(Err(Box::new(CutShort::Store))))
+            }
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl ByteStream for OpenEnded {
+    fn remaining_length(&self) -> RemainingLength {
+        RemainingLength::unknown()
+    }
+}
+
 /// Why an answer was cut short.
 #[derive(Debug, thiserror::Error)]
 enum CutShort {

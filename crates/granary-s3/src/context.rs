@@ -39,7 +39,7 @@ pub struct Peer {
 const UNKNOWN: &str = "Unknown";
 
 /// The operations that have a name of their own in metrics; all that are not implemented share `Other`.
-const OPERATIONS: [&str; 62] = [
+const OPERATIONS: [&str; 69] = [
     UNKNOWN,
     "Other",
     "AbortMultipartUpload",
@@ -102,6 +102,13 @@ const OPERATIONS: [&str; 62] = [
     "PutBucketEncryption",
     "DeleteBucketEncryption",
     "OptionsObject",
+    "GranaryMember",
+    "GranaryMembers",
+    "GranaryBatch",
+    "GranaryLatest",
+    "GranaryEpoch",
+    "GranaryDataset",
+    "GranaryCache",
 ];
 
 /// The number of an operation, for [`Trace::set_operation`].
@@ -241,6 +248,13 @@ impl Cx {
         match fail {
             Fail::S3(error) => error,
             Fail::Store(error) => self.store_error(&error).into(),
+            Fail::Ai(error) => {
+                let answer = error::ai_answer(&error);
+                if answer.is_our_fault {
+                    self.trace.set_fault(error.to_string());
+                }
+                answer.into()
+            }
         }
     }
 

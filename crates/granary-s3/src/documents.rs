@@ -212,7 +212,8 @@ fn default_message(code: &str) -> &'static str {
     }
 }
 
-fn escape(text: &str) -> String {
+/// Text for a document.
+pub(crate) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -9,6 +9,7 @@ use std::borrow::Cow;
 
 use granary_meta::command::Refusal;
 use granary_store::StoreError;
+use granary_store::ai::AiError;
 use granary_store::api::BodyError;
 use granary_store::sse::SseError;
 use granary_types::{ErrorKind, Timestamp, VersionId};
@@ -28,6 +29,14 @@ pub(crate) enum Fail {
     Store(StoreError),
     /// Already an S3 error: the request itself was wrong.
     S3(S3Error),
+    /// An error of the reads for AI work, yet to be mapped.
+    Ai(AiError),
+}
+
+impl From<AiError> for Fail {
+    fn from(error: AiError) -> Self {
+        Self::Ai(error)
+    }
 }
 
 impl From<StoreError> for Fail {
@@ -250,7 +259,29 @@ fn encryption(error: &SseError) -> Answer {
             Answer::custom(400, "KMS.NotFoundException", format!("Key '{id}' does not exist"))
         }
         SseError::NoSuchKmsKey(id) => Answer::custom(400, "KMS.NotFoundException", format!("Invalid keyId '{id}'")),
+        SseError::BucketKeyDestroyed => Answer::new(
+            403,
+            Code::AccessDenied,
+            "The keys of this bucket were destroyed: nothing in it can be read or written any more.",
+        ),
         SseError::KmsKeyDisabled(id) => Answer::custom(400, "KMS.DisabledException", format!("{id} is disabled.")),
+    }
+}
+
+/// The answer to an error of the reads for AI work.
+#[must_use]
+pub fn ai_answer(error: &AiError) -> Answer {
+    use S3ErrorCode as Code;
+    match error {
+        AiError::Store(error) => answer(error, false),
+        AiError::Shard(_) => Answer::custom(422, "InvalidShard", error.to_string()),
+        AiError::TooManyMembers { .. } => Answer::custom(422, "ShardTooLarge", error.to_string()),
+        AiError::NoSuchMember(_) => Answer::custom(404, "NoSuchMember", error.to_string()),
+        AiError::Ambiguous { .. } => Answer::custom(409, "AmbiguousMember", error.to_string()),
+        AiError::Changed => Answer::busy(error.to_string()),
+        AiError::Invalid(why) => Answer::new(400, Code::InvalidArgument, why.clone()),
+        AiError::NoSuchBatch { .. } => Answer::custom(416, "NoSuchBatch", error.to_string()),
+        AiError::NoCheckpoint { .. } => Answer::custom(404, "NoSuchCheckpoint", error.to_string()),
     }
 }
 
@@ -315,6 +346,11 @@ fn refused(refusal: &Refusal) -> Answer {
             403,
             Code::AccessDenied,
             format!("Access Denied because object protected by object lock: {why}."),
+        ),
+        Refusal::Frozen { prefix } => Answer::new(
+            403,
+            Code::AccessDenied,
+            format!("Access Denied because the dataset {prefix} is frozen: nothing under it changes any more."),
         ),
         // A bucket whose keys are written once acts as if every write carried `If-None-Match: *`.
         Refusal::WriteOnce => Answer::new(

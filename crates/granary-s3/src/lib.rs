@@ -5,6 +5,7 @@
 //! on is in `docs/SEMANTICS.md`. Listeners, TLS, metrics and settings are the binary's.
 
 mod access;
+mod ai;
 mod audit;
 mod auth;
 mod body;
@@ -18,9 +19,11 @@ mod front;
 mod guess;
 mod lenient;
 mod ops;
+mod post;
 mod precheck;
 mod query;
 mod rechunk;
+mod routes;
 mod service;
 mod unread;
 

@@ -13,6 +13,8 @@ use futures::future::BoxFuture;
 use granary_access::Iam;
 use granary_access::oidc::Verifier;
 use granary_store::ObjectStore;
+use granary_store::ai::epoch::Epochs;
+use granary_store::ai::shard::Shards;
 use granary_store::audit::{self, AuditLog, AuditScope};
 use granary_types::BucketName;
 use http::header::{
@@ -27,17 +29,19 @@ use s3s::service::{S3Service as Inner, S3ServiceBuilder};
 use s3s::{Body, S3Error, S3ErrorCode, StdError};
 
 use crate::access::Gate;
+use crate::ai::AiRoute;
 use crate::audit::{End, RequestAudit, error_of};
 use crate::auth::{Access, Auth, Domains, NoKeys};
 use crate::context::{Peer, RequestObserver, Trace, operation_index};
-use crate::error::{invalid_request, not_implemented};
+use crate::error::invalid_request;
 use crate::front::FrontDoor;
 use crate::guess::Claimed;
 use crate::lenient::Lenient;
 use crate::query::{self, Query};
 use crate::rechunk::Rechunk;
+use crate::routes::Routes;
 use crate::unread::Unread;
-use crate::{cors, documents, precheck};
+use crate::{cors, documents, post, precheck};
 
 /// What the front door can be told.
 #[derive(Clone)]
@@ -60,6 +64,8 @@ pub struct FrontConfig {
     pub xml_bytes_max: usize,
     /// Shown as `x-amz-id-2`: which node answered.
     pub host_id: String,
+    /// Memory that indexes of tar shards may take together, in bytes; one shard's at most a quarter of it.
+    pub shard_index_bytes: u64,
     /// Where events of requests go. `None`: nowhere (tests of the front door alone).
     pub audit: Option<Arc<AuditLog>>,
 }
@@ -76,6 +82,7 @@ impl Default for FrontConfig {
             // 10,000 completed parts with checksums are about 2 MB; 1,000 deletes of the longest keys 1.2 MB.
             xml_bytes_max: 4 * 1024 * 1024,
             host_id: "granary".to_owned(),
+            shard_index_bytes: 256 * 1024 * 1024,
             audit: None,
         }
     }
@@ -93,6 +100,8 @@ pub struct S3Service {
 
 struct Shared {
     inner: Inner,
+    /// Takes who sent a request from its extensions.
+    proven: Arc<OnceLock<Inner>>,
     store: Arc<dyn ObjectStore>,
     domains: Domains,
     query: Query,
@@ -118,6 +127,7 @@ pub fn service(
         return Err(ConfigError::Domain(domain.clone()));
     }
     let domains = Domains::new(&config.domains);
+    let shards = Shards::new(Arc::clone(&store), config.shard_index_bytes);
     let gate = Arc::new(Gate::new(Arc::clone(&iam), Arc::clone(&store)));
     let front = FrontDoor::new(Arc::clone(&store), Arc::clone(&gate), &config);
     let access = |is_inner| Access { gate: Arc::clone(&gate), region: config.region.as_str().into(), is_inner };
@@ -133,7 +143,16 @@ pub fn service(
         if is_outer {
             builder.set_auth(Auth(Arc::clone(&iam)));
             builder.set_access(access(false));
-            builder.set_route(Lenient { access: access(false), inner: Arc::clone(&proven) });
+            builder.set_route(Routes(vec![
+                Box::new(AiRoute {
+                    access: access(false),
+                    domains: Domains::new(&config.domains),
+                    front: front.clone(),
+                    epochs: Epochs::new(shards.clone()),
+                    shards: shards.clone(),
+                }),
+                Box::new(Lenient { access: access(false), inner: Arc::clone(&proven) }),
+            ]));
         } else {
             // Without an authentication s3s would not check access at all.
             builder.set_auth(NoKeys);
@@ -153,7 +172,7 @@ pub fn service(
     let in_flight = Arc::new(AtomicUsize::new(0));
     let region = config.region.as_str().into();
     Ok(S3Service {
-        shared: Arc::new(Shared { inner, store, domains, query, config, host_id, in_flight, observer, region }),
+        shared: Arc::new(Shared { inner, proven, store, domains, query, config, host_id, in_flight, observer, region }),
     })
 }
 
@@ -198,7 +217,7 @@ impl S3Service {
         let (is_chunk_signed, is_chunked) =
             (payload.starts_with(b"STREAMING-AWS4-"), payload.starts_with(b"STREAMING-"));
         let trace = Arc::new(Trace::new(is_chunk_signed, parts.extensions.get::<Peer>().copied()));
-        let is_head = parts.method == Method::HEAD;
+        let (is_head, is_post) = (parts.method == Method::HEAD, parts.method == Method::POST);
         let uri = parts.uri.clone();
         let cors = self.cors(&parts);
         let announced_bytes =
@@ -269,6 +288,7 @@ impl S3Service {
                     Ok(answer)
                 })
             }
+            Ok(()) if post::is_form(&parts) => self.post(parts, body, &trace).await.map(Ok),
             Ok(()) => {
                 let body = if is_chunked {
                     Ok(Body::http_body(Rechunk::new(body, is_chunk_signed)))
@@ -296,7 +316,7 @@ impl S3Service {
         let answer = match answer {
             Ok(Ok(answer)) => match trace.take_verdict() {
                 Some(error) if answer.status().as_u16() >= 400 => plain_error(error),
-                _ => answer,
+                _ => precheck::in_own_words(answer, &trace, &uri, is_post),
             },
             // Only the making of the answer can fail here.
             Ok(Err(error)) => {
@@ -337,6 +357,36 @@ impl S3Service {
         let bucket = self.shared.store.bucket(&self.bucket_name(parts)?).ok()?;
         let document = bucket.documents.get(cors::DOCUMENT).map(Vec::as_slice);
         cors::of_request(&parts.method, &parts.headers, document)
+    }
+
+    async fn post<B>(&self, parts: http::request::Parts, body: B, trace: &Arc<Trace>) -> Result<Response<Body>, S3Error>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Sync + Unpin + 'static,
+        B::Error: Into<StdError>,
+    {
+        let shared = &*self.shared;
+        trace.set_operation(crate::context::operation_index("PostObject"));
+        let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let path = parts.uri.path().trim_matches('/');
+        let (bucket, has_key) = match shared.domains.bucket(host) {
+            Some(bucket) => (bucket, !path.is_empty()),
+            None => (path.to_owned(), path.contains('/')),
+        };
+        if has_key || bucket.is_empty() {
+            return Err(S3Error::new(S3ErrorCode::MethodNotAllowed));
+        }
+        let bucket = crate::convert::bucket_name(&bucket)?;
+        let inner = shared.proven.get().ok_or_else(|| S3Error::new(S3ErrorCode::InternalError))?;
+        let (gate, iam) = (Arc::clone(&shared.query.gate), &shared.query.iam);
+        let access = Access { gate, region: shared.config.region.as_str().into(), is_inner: false };
+        let door = post::Door {
+            inner,
+            bucket: bucket.as_str(),
+            allow_sigv2: shared.config.allow_sigv2,
+            secret: |access_key: &str| iam.secret(access_key).ok_or_else(crate::auth::unknown_key),
+            prove: |put: &mut Request<Body>, signer: post::Signer<'_>| access.prove_form(put, &signer),
+        };
+        post::serve(door, parts, body, trace).await
     }
 
     fn preflight(&self, parts: &http::request::Parts) -> Result<http::HeaderMap, S3Error> {
@@ -547,11 +597,6 @@ impl http_body::Body for FrontBody {
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
-}
-
-/// Requests that are refused before s3s sees them.
-pub(crate) fn refuse_form() -> S3Error {
-    not_implemented("PostObject (uploads by HTML form) is not implemented")
 }
 
 /// SigV2 where it is switched off.

@@ -1,7 +1,6 @@
 //! Buckets and listings.
 
-use granary_crypto::BucketKey;
-use granary_meta::command::{BucketChange, Command};
+use granary_meta::command::{BucketChange, Command, Refusal};
 use granary_meta::records::{BucketRecord, Versioning};
 use granary_types::limits::LIST_KEYS_MAX;
 use granary_types::{BucketId, BucketName};
@@ -10,13 +9,16 @@ use crate::api::{
     CreateBucketRequest, ListPage, ListRequest, ListUploadsPage, ListUploadsRequest, ListVersionsPage,
     ListVersionsRequest, Result,
 };
-use crate::inner::{Inner, from_crypto, from_meta};
+use crate::error::StoreError;
+use crate::inner::{Inner, from_meta};
 
 impl Inner {
     pub(crate) async fn create_bucket(&self, request: CreateBucketRequest) -> Result<()> {
         let id = BucketId(rand::random());
-        let key = BucketKey::generate();
-        let wrapped = key.wrap(&*self.provider, id).map_err(from_crypto)?;
+        if let Some(there) = self.index()?.bucket(&request.name) {
+            return Err(Refusal::BucketExists { owner: there.owner.clone() }.into());
+        }
+        let wrapped = self.new_bucket_keys(id).await?;
         let versioning = if request.options.object_lock { Versioning::Enabled } else { Versioning::Off };
         let record = BucketRecord {
             id,
@@ -28,8 +30,15 @@ impl Inner {
             versioning,
             options: request.options,
             documents: request.documents,
+            frozen: Vec::new(),
         };
-        self.propose(Command::CreateBucket(Box::new(record))).await?;
+        if let Err(error) = self.propose(Command::CreateBucket(Box::new(record))).await {
+            // Where it is not known whether the bucket is there its lock stays.
+            if matches!(error, StoreError::Refused(_)) {
+                self.forget_bucket_keys(id);
+            }
+            return Err(error);
+        }
         self.save_bucket_table();
         Ok(())
     }
@@ -37,7 +46,7 @@ impl Inner {
     pub(crate) async fn delete_bucket(&self, name: &BucketName) -> Result<()> {
         let bucket = self.bucket_anywhere(name)?;
         self.propose(Command::DeleteBucket { name: name.clone() }).await?;
-        self.forget_bucket_key(bucket.id);
+        self.forget_bucket_keys(bucket.id);
         self.save_bucket_table();
         Ok(())
     }

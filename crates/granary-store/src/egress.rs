@@ -7,14 +7,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream;
-use granary_crypto::{BucketKey, ChunkCipher};
+use granary_crypto::{BucketKeys, ChunkCipher};
 use granary_meta::records::{PartPlace, PartRecord};
 use granary_stripe::{ChunkStream, PartLayout, SealedRun};
 use granary_types::limits::TAG_BYTES;
-use granary_types::{ByteRange, PartLocation};
+use granary_types::{BucketId, ByteRange, PartLocation};
 
 use crate::active::ActiveGuard;
 use crate::api::{BodyOut, Result};
+use crate::cache::{Admit, GROUP_CHUNKS};
 use crate::error::StoreError;
 use crate::inner::{Inner, from_crypto, from_stripe};
 use crate::sse::OpenLock;
@@ -30,12 +31,19 @@ pub(crate) struct Piece {
     pub(crate) guard: Option<ActiveGuard>,
 }
 
-/// A part being read from drives.
+/// A part being read: chunks that are in memory from there, runs of those that are not from drives.
 struct Reading {
     opener: Opener,
-    stream: ChunkStream,
+    /// The next chunk, and one past the last.
+    next: u64,
+    end: u64,
+    /// The run that is being read from drives, which ends before this chunk.
+    stream: Option<(ChunkStream, u64)>,
     _guard: Option<ActiveGuard>,
 }
+
+/// Chunks that are looked up ahead to see how far a run goes that has to be read.
+const LOOK_AHEAD_CHUNKS: u64 = 4096;
 
 /// What opening a part's chunks takes.
 struct Opener {
@@ -43,12 +51,16 @@ struct Opener {
     layout: PartLayout,
     cipher: ChunkCipher,
     range: ByteRange,
+    bucket: BucketId,
+    admit: Admit,
 }
 
 struct Egress {
     inner: Arc<Inner>,
-    key: Arc<BucketKey>,
+    key: Arc<BucketKeys>,
     lock: OpenLock,
+    bucket: BucketId,
+    admit: Admit,
     pieces: VecDeque<Piece>,
     reading: Option<Reading>,
     ready: VecDeque<Bytes>,
@@ -59,13 +71,18 @@ struct Egress {
 /// read at all is an error answer and not a cut connection.
 pub(crate) async fn body(
     inner: &Arc<Inner>,
-    key: Arc<BucketKey>,
+    bucket: BucketId,
+    key: Arc<BucketKeys>,
     lock: OpenLock,
     pieces: VecDeque<Piece>,
+    admit: Admit,
 ) -> Result<BodyOut> {
+    // What a customer's key opens is not kept.
+    let admit = if matches!(lock, OpenLock::Customer(_)) { Admit::Never } else { admit };
     let left_bytes = pieces.iter().map(|piece| piece.range.len()).sum();
-    let mut egress =
-        Egress { inner: Arc::clone(inner), key, lock, pieces, reading: None, ready: VecDeque::new(), left_bytes };
+    let inner = Arc::clone(inner);
+    let ready = VecDeque::new();
+    let mut egress = Egress { inner, key, lock, bucket, admit, pieces, reading: None, ready, left_bytes };
     let Some(first) = egress.next().await? else { return Ok(stream::empty().boxed()) };
     if egress.left_bytes == 0 {
         return Ok(stream::once(std::future::ready(Ok(first))).boxed());
@@ -86,11 +103,8 @@ impl Egress {
                 return Ok(Some(frame));
             }
             if let Some(reading) = &mut self.reading {
-                match reading.stream.next().await {
-                    Some(run) => {
-                        reading.opener.open_run(&self.inner, run.map_err(from_stripe)?, &mut self.ready).await?;
-                    }
-                    None => self.reading = None,
+                if !reading.go_on(&self.inner, &mut self.ready).await? {
+                    self.reading = None;
                 }
                 continue;
             }
@@ -121,12 +135,52 @@ impl Egress {
                 let location =
                     PartLocation { part: part.id, payload_bytes: part.payload_bytes, placement: placement.clone() };
                 let chunks = layout.chunks_of(range.start..range.end);
-                let stream = self.inner.stripes.read_chunks(&location, chunks).map_err(from_stripe)?;
-                let opener = Opener { location, layout, cipher, range };
-                self.reading = Some(Reading { opener, stream, _guard: guard });
+                let opener = Opener { location, layout, cipher, range, bucket: self.bucket, admit: self.admit };
+                let (next, end) = (chunks.start, chunks.end);
+                self.reading = Some(Reading { opener, next, end, stream: None, _guard: guard });
             }
         }
         Ok(())
+    }
+}
+
+impl Reading {
+    /// Queues some more bytes; `false` at the end.
+    async fn go_on(&mut self, inner: &Inner, ready: &mut VecDeque<Bytes>) -> Result<bool> {
+        if let Some((stream, until)) = &mut self.stream {
+            match stream.next().await {
+                Some(run) => self.opener.open_run(inner, run.map_err(from_stripe)?, ready).await?,
+                None => {
+                    self.next = *until;
+                    self.stream = None;
+                }
+            }
+            return Ok(true);
+        }
+        if self.next >= self.end {
+            return Ok(false);
+        }
+        let part = self.opener.location.part;
+        if let Some(chunk) = inner.cache.get(self.opener.bucket, part, self.next) {
+            self.opener.queue(self.next, &chunk, ready)?;
+            self.next += 1;
+            return Ok(true);
+        }
+        let mut until = self.next + 1;
+        if inner.cache.is_on() {
+            let most = self.end.min(self.next + LOOK_AHEAD_CHUNKS);
+            // Within a group what is missing is read with its neighbours; long reads stop where a group is in memory.
+            while until < most
+                && !(inner.cache.has(part, until) && (until % GROUP_CHUNKS == 0 || most - until < GROUP_CHUNKS))
+            {
+                until += 1;
+            }
+        } else {
+            until = self.end;
+        }
+        let stream = inner.stripes.read_chunks(&self.opener.location, self.next..until).map_err(from_stripe)?;
+        self.stream = Some((stream, until));
+        Ok(true)
     }
 }
 
@@ -144,6 +198,22 @@ fn open_inline(cipher: &ChunkCipher, part: &PartRecord, sealed: Bytes, range: By
 }
 
 impl Opener {
+    /// Queues the wanted bytes of a chunk's payload that was in memory.
+    fn queue(&self, chunk: u64, payload: &Bytes, ready: &mut VecDeque<Bytes>) -> Result<()> {
+        let place = self.layout.chunk(chunk);
+        let start = place.payload_start.max(self.range.start);
+        let end = (place.payload_start + place.payload_bytes as u64).min(self.range.end);
+        if payload.len() != place.payload_bytes {
+            let why = format!("chunk {chunk} of part {} has {} bytes in memory", self.location.part, payload.len());
+            return Err(StoreError::Internal(why));
+        }
+        if start < end {
+            ready
+                .push_back(payload.slice((start - place.payload_start) as usize..(end - place.payload_start) as usize));
+        }
+        Ok(())
+    }
+
     /// Opens a run's chunks in place and queues the wanted bytes of each, uncopied.
     async fn open_run(&self, inner: &Inner, run: SealedRun, ready: &mut VecDeque<Bytes>) -> Result<()> {
         let SealedRun { first_chunk, chunks, slot_bytes, mut buf } = run;
@@ -160,6 +230,12 @@ impl Opener {
         let whole = buf.freeze();
         for i in 0..chunks {
             let place = self.layout.chunk(first_chunk + i as u64);
+            if inner.cache.is_on() {
+                let slot = rebuilt.iter().find(|(bad, _)| *bad == i).map(|(_, chunk)| &chunk[..]);
+                let slot = slot.unwrap_or(&whole[i * slot_bytes..(i + 1) * slot_bytes]);
+                let payload = &slot[..place.payload_bytes];
+                inner.cache.offer(self.bucket, self.location.part, first_chunk + i as u64, payload, self.admit);
+            }
             let start = place.payload_start.max(self.range.start);
             let end = (place.payload_start + place.payload_bytes as u64).min(self.range.end);
             if start >= end {

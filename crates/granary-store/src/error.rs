@@ -131,7 +131,7 @@ impl StoreError {
                 Refusal::NoSuchBucket | Refusal::NoSuchKey | Refusal::NoSuchVersion | Refusal::NoSuchUpload => {
                     ErrorKind::NotFound
                 }
-                Refusal::Locked(_) | Refusal::Protected(_) => ErrorKind::Denied,
+                Refusal::Locked(_) | Refusal::Frozen { .. } | Refusal::Protected(_) => ErrorKind::Denied,
                 Refusal::BucketExists { .. }
                 | Refusal::BucketNotEmpty
                 | Refusal::Precondition(_)

@@ -53,11 +53,11 @@ impl Inner {
         }
         let id = PartId::random();
         let guard = self.active.enter(id);
-        let bucket_key = self.bucket_key(spec.bucket).await?;
+        let bucket_keys = self.bucket_keys(spec.bucket).await?;
         let sse = &spec.attributes.sse;
         let lock = self.open_lock(sse, spec.customer_key).await?;
         let data_key = DataKey::generate();
-        let wrapped = bucket_key.wrap_data_key(&data_key, id, &lock.lock());
+        let wrapped = bucket_keys.wrap_data_key(&data_key, id, &lock.lock());
         let cipher = ChunkCipher::new(&data_key, id);
         let digests = Digests::new(&claims, spec.etag, *sse != Sse::S3, size_bytes, &self.md5_farm);
         let created = self.clock.now();

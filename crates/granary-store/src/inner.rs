@@ -5,21 +5,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use granary_crypto::{BlobKey, BucketKey, KeyProvider, KmsKey, Secret32};
+use granary_crypto::{BlobKey, BucketKeys, KeyProvider, KmsKey, Secret32};
 use granary_meta::command::{Command, Outcome};
 use granary_meta::records::{BucketRecord, PartRecord};
 use granary_meta::{Index, MetaError, Proposer};
 use granary_stripe::StripeStore;
 use granary_types::limits::{COPIES_BYTES_MAX, INLINE_BYTES_MAX};
-use granary_types::{BucketId, BucketName, Clock, Scheme, UploadId};
+use granary_types::{BucketId, BucketName, Clock, Scheme, UploadId, WrappedKey};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 
 use crate::active::ActiveParts;
 use crate::api::Result;
 use crate::audit::{self, AuditOptions};
+use crate::cache::ChunkCache;
 use crate::error::StoreError;
 use crate::heal::HealState;
+use crate::keys::SharedShelf;
 use crate::md5_farm::Md5Farm;
 use crate::sse::SseError;
 use crate::stats::StoreStats;
@@ -53,6 +55,8 @@ pub struct StoreOptions {
     pub sweep_interval: Duration,
     /// How long an opened key is kept in memory before the key provider is asked again.
     pub key_cache: Duration,
+    /// Memory for opened chunks; 0: none are kept.
+    pub cache_bytes: u64,
     /// The audit trail.
     pub audit: AuditOptions,
 }
@@ -73,6 +77,7 @@ impl Default for StoreOptions {
             orphan_grace: Duration::from_secs(3600),
             sweep_interval: Duration::from_secs(1800),
             key_cache: Duration::from_secs(300),
+            cache_bytes: 0,
             audit: AuditOptions::default(),
         }
     }
@@ -97,10 +102,16 @@ pub(crate) struct Inner {
     /// Drive folders, for the sealed tables kept beside the shards.
     pub(crate) folders: RwLock<Vec<PathBuf>>,
     pub(crate) table_lock: Mutex<()>,
-    bucket_keys: RwLock<HashMap<BucketId, (Arc<BucketKey>, Instant)>>,
+    /// Opened keys, since when, and of what wrapped form.
+    pub(crate) bucket_keys: RwLock<HashMap<BucketId, (Arc<BucketKeys>, Instant, WrappedKey)>>,
+    pub(crate) shelf: SharedShelf,
     pub(crate) kms_keys: RwLock<HashMap<String, (Arc<KmsKey>, Instant)>>,
-    /// One change of named keys at a time.
-    pub(crate) kms_turn: tokio::sync::Mutex<()>,
+    /// One change of keys at a time.
+    pub(crate) keys_turn: tokio::sync::Mutex<()>,
+    /// Opened chunks.
+    pub(crate) cache: ChunkCache,
+    /// When objects of caches were read.
+    pub(crate) uses: crate::ai::keeper::Uses,
     manifests: RwLock<HashMap<UploadId, Arc<Vec<PartRecord>>>>,
 }
 
@@ -112,6 +123,7 @@ impl Inner {
         meta: Arc<dyn Proposer>,
         stripes: StripeStore,
         provider: Arc<dyn KeyProvider>,
+        shelf: SharedShelf,
         header_key: &Secret32,
         clock: Arc<dyn Clock>,
         options: StoreOptions,
@@ -120,6 +132,7 @@ impl Inner {
         let units = usize::try_from(options.ingest_memory_bytes / INGEST_UNIT_BYTES)
             .unwrap_or(Semaphore::MAX_PERMITS)
             .clamp(1, Semaphore::MAX_PERMITS);
+        let cache_bytes = options.cache_bytes;
         Self {
             meta,
             stripes,
@@ -134,9 +147,12 @@ impl Inner {
             heal,
             folders: RwLock::default(),
             table_lock: Mutex::new(()),
+            cache: ChunkCache::new(cache_bytes),
+            uses: crate::ai::keeper::Uses::default(),
             bucket_keys: RwLock::default(),
+            shelf,
             kms_keys: RwLock::default(),
-            kms_turn: tokio::sync::Mutex::default(),
+            keys_turn: tokio::sync::Mutex::default(),
             manifests: RwLock::default(),
         }
     }
@@ -156,25 +172,6 @@ impl Inner {
         let bucket = self.bucket_anywhere(name)?;
         self.check_region(&bucket)?;
         Ok(bucket)
-    }
-
-    /// The bucket's key, unwrapped and then kept for a bounded time.
-    pub(crate) async fn bucket_key(&self, bucket: &BucketRecord) -> Result<Arc<BucketKey>> {
-        if let Some((key, since)) = self.bucket_keys.read().get(&bucket.id)
-            && since.elapsed() < self.options.key_cache
-        {
-            return Ok(Arc::clone(key));
-        }
-        let (id, wrapped) = (bucket.id, bucket.key.clone());
-        let key = self.with_provider(move |provider| BucketKey::unwrap(provider, id, &wrapped)).await?;
-        let key = Arc::new(key);
-        self.bucket_keys.write().insert(bucket.id, (Arc::clone(&key), Instant::now()));
-        Ok(key)
-    }
-
-    /// Forgets a deleted bucket's key.
-    pub(crate) fn forget_bucket_key(&self, bucket: BucketId) {
-        self.bucket_keys.write().remove(&bucket);
     }
 
     /// A completed upload's parts, in order.

@@ -3,12 +3,14 @@
 //! Row 3. Seals and opens chunks (plaintext never goes below this crate), checks what clients claim about
 //! their bytes, and proposes commands. Knows no HTTP.
 
+pub mod ai;
 pub mod api;
 pub mod audit;
 pub mod error;
 
 mod active;
 mod buckets;
+pub mod cache;
 mod condition;
 mod digest;
 mod egress;
@@ -16,6 +18,7 @@ mod header;
 mod heal;
 mod ingest;
 mod inner;
+pub mod keys;
 mod md5_farm;
 mod multipart;
 pub mod node;

@@ -16,6 +16,7 @@ use crate::api::{
     BodyOut, Claims, CopyRequest, CopyResponse, CopySource, DeleteRequest, DeleteResponse, GetRequest, ObjectInfo,
     ObjectParts, Portion, PutRequest, PutResponse, Result, Unlock,
 };
+use crate::cache::Admit;
 use crate::condition::{check_copy_source, check_read, etag_matches};
 use crate::egress::{self, Piece};
 use crate::error::StoreError;
@@ -92,6 +93,9 @@ impl Inner {
         key: &ObjectKey,
         condition: &Condition,
     ) -> Result<()> {
+        if let Some(frozen) = bucket.frozen(key.as_str()) {
+            return Err(Refusal::Frozen { prefix: frozen.prefix.clone() }.into());
+        }
         if *condition == Condition::default() && !bucket.options.write_once {
             return Ok(());
         }
@@ -239,6 +243,9 @@ impl Inner {
         let bucket = self.bucket(&request.bucket)?;
         let (record, inline) = self.find_with_inline(&bucket, &request.key, request.version)?;
         let info = self.info(&bucket, record, &request)?;
+        if bucket.documents.contains_key(crate::ai::keeper::CACHE) {
+            self.uses.touch(bucket.id, request.key.as_str(), self.clock.now());
+        }
         let body = self.read(&bucket, &info.object, inline, info.range, &request.unlock).await?;
         Ok((info, body))
     }
@@ -252,14 +259,29 @@ impl Inner {
         range: ByteRange,
         unlock: &Unlock,
     ) -> Result<BodyOut> {
+        self.read_as(bucket, object, inline, range, unlock, Admit::Policy).await
+    }
+
+    /// As [`Inner::read`]; `admit` says how what is read comes into the cache.
+    pub(crate) async fn read_as(
+        self: &Arc<Self>,
+        bucket: &BucketRecord,
+        object: &ObjectRecord,
+        inline: Option<Bytes>,
+        range: ByteRange,
+        unlock: &Unlock,
+        admit: Admit,
+    ) -> Result<BodyOut> {
         let customer_key = match unlock {
             Unlock::Key(key) => Some(key),
             Unlock::Plain | Unlock::Unneeded => None,
         };
+        // What only a customer's key opens is not kept open.
+        let admit = if matches!(object.attributes.sse, Sse::Customer { .. }) { Admit::Never } else { admit };
         // Nothing is read before the keys are there: pieces keep the reaper away from their parts.
         let pieces = self.pieces(object, inline, range)?;
         let lock = self.open_lock(&object.attributes.sse, customer_key).await?;
-        egress::body(self, self.bucket_key(bucket).await?, lock, pieces).await
+        egress::body(self, bucket.id, self.bucket_keys(bucket).await?, lock, pieces, admit).await
     }
 
     /// Looks up the source of a copy and checks its conditions.

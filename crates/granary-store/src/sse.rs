@@ -51,6 +51,9 @@ pub enum SseError {
     /// No such named key.
     #[error("there is no KMS key `{0}`")]
     NoSuchKmsKey(String),
+    /// The bucket's keys were destroyed.
+    #[error("the keys of the bucket were destroyed: nothing in it can be read any more")]
+    BucketKeyDestroyed,
     /// The named key is disabled.
     #[error("the KMS key `{0}` is disabled")]
     KmsKeyDisabled(String),
@@ -211,7 +214,7 @@ impl Inner {
             return Ok(false);
         }
         // One at a time: a second key under a name would make what the first has locked unreadable.
-        let _turn = self.kms_turn.lock().await;
+        let _turn = self.keys_turn.lock().await;
         if self.kms_record(id)?.is_some() {
             return Ok(false);
         }
@@ -237,11 +240,23 @@ impl Inner {
 
     /// Allows or forbids the use of a named key.
     pub(crate) async fn enable_kms_key(&self, id: &str, enabled: bool) -> Result<()> {
-        let _turn = self.kms_turn.lock().await;
+        let _turn = self.keys_turn.lock().await;
         let mut record = self.kms_record(id)?.ok_or_else(|| SseError::NoSuchKmsKey(id.to_owned()))?;
         record.enabled = enabled;
         self.set_kms_record(&record).await?;
         self.kms_keys.write().remove(id);
+        Ok(())
+    }
+
+    /// Wraps every named key anew under the active root key. The caller has the turn.
+    pub(crate) async fn rewrap_kms_keys(&self) -> Result<()> {
+        for KmsKeyInfo { id, .. } in self.list_kms_keys()? {
+            let Some(mut record) = self.kms_record(&id)? else { continue };
+            let wrapped = record.wrapped.clone();
+            record.wrapped =
+                self.with_provider(move |provider| KmsKey::unwrap(provider, &id, &wrapped)?.wrap(provider)).await?;
+            self.set_kms_record(&record).await?;
+        }
         Ok(())
     }
 

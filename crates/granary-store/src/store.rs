@@ -19,6 +19,7 @@ use crate::api::{
 };
 use crate::heal::{HealMode, HealState};
 use crate::inner::{Inner, StoreOptions};
+use crate::keys::{BucketKeyInfo, SharedShelf};
 use crate::node::status::HealStatus;
 use crate::sse::KmsKeyInfo;
 use crate::stats::StoreStats;
@@ -30,18 +31,19 @@ pub struct Store {
 }
 
 impl Store {
-    /// A store over open drives and metadata. `header_key` seals the metadata copies in shard headers.
+    /// A store over open drives and metadata. `shelf` holds the buckets' locks; `header_key` seals the metadata copies in shard headers.
     /// Background work (reaper, sweep, repair) starts with [`Store::start_background`].
     #[must_use]
     pub fn new(
         meta: Arc<dyn Proposer>,
         stripes: StripeStore,
         provider: Arc<dyn KeyProvider>,
+        shelf: SharedShelf,
         header_key: &Secret32,
         clock: Arc<dyn Clock>,
         options: StoreOptions,
     ) -> Self {
-        Self::with_heal(meta, stripes, provider, header_key, clock, options, Arc::default())
+        Self::with_heal(meta, stripes, provider, shelf, header_key, clock, options, Arc::default())
     }
 
     /// As [`Store::new`], with the repair queue that the stripes report damage to.
@@ -49,12 +51,13 @@ impl Store {
         meta: Arc<dyn Proposer>,
         stripes: StripeStore,
         provider: Arc<dyn KeyProvider>,
+        shelf: SharedShelf,
         header_key: &Secret32,
         clock: Arc<dyn Clock>,
         options: StoreOptions,
         heal: Arc<HealState>,
     ) -> Self {
-        Self { inner: Arc::new(Inner::new(meta, stripes, provider, header_key, clock, options, heal)) }
+        Self { inner: Arc::new(Inner::new(meta, stripes, provider, shelf, header_key, clock, options, heal)) }
     }
 
     /// Walks all parts and repairs them, now.
@@ -107,6 +110,30 @@ impl Store {
     /// `NoSuchKmsKey`, or the log's.
     pub async fn enable_kms_key(&self, id: &str, enabled: bool) -> Result<()> {
         self.inner.enable_kms_key(id, enabled).await
+    }
+
+    /// Gives a bucket a fresh key for new data keys; returns its generation.
+    ///
+    /// # Errors
+    /// `NoSuchBucket`, `KeysUnavailable`, or the log's.
+    pub async fn rotate_bucket_key(&self, name: &BucketName) -> Result<u32> {
+        self.inner.rotate_bucket_key(name).await
+    }
+
+    /// Destroys a bucket's keys, and with them its bytes, for ever. Returns the drives that could not be written.
+    ///
+    /// # Errors
+    /// `NoSuchBucket`; `Locked` for a bucket with object lock; `Unavailable` if too few drives could be written.
+    pub async fn destroy_bucket_key(&self, name: &BucketName) -> Result<Vec<String>> {
+        self.inner.destroy_bucket_key(name).await
+    }
+
+    /// Every bucket's keys, as they are shown.
+    ///
+    /// # Errors
+    /// The index's.
+    pub async fn bucket_keys(&self) -> Result<Vec<BucketKeyInfo>> {
+        self.inner.list_bucket_keys().await
     }
 
     /// The settings it runs with.

@@ -22,6 +22,7 @@ const AAD: &[u8] = b"granary bucket table";
 impl Inner {
     /// Writes the bucket table to every drive folder; a drive that refuses is logged and passed over.
     pub(crate) fn save_bucket_table(&self) {
+        self.save_shelf();
         if let Err(error) = self.try_save_bucket_table() {
             tracing::warn!(%error, "the bucket table on the drives is behind; the next change of a bucket writes it again");
         }

@@ -8,6 +8,7 @@ use granary_types::Scheme;
 
 use crate::audit::cli::AuditCommand;
 use crate::cli_access::{Common, GroupCommand, KeyCreate, PolicyCommand, UserCommand, WhichKey};
+use crate::cli_ai::{CacheCommand, CheckpointCommand, DatasetCommand, PresetCommand};
 use crate::residency_cli::ResidencyCommand;
 
 /// A self-hosted, S3-compatible object store for AI work: training data in, checkpoints out.
@@ -55,6 +56,18 @@ pub(crate) enum Command {
     Health(HealthArgs),
     /// The last resort, on a stopped node: rebuild a lost index from the drives alone
     Rebuild(RebuildArgs),
+    /// Find checkpoints
+    #[command(subcommand)]
+    Checkpoint(CheckpointCommand),
+    /// Freeze datasets, check them, walk what was made from what
+    #[command(subcommand)]
+    Dataset(DatasetCommand),
+    /// The read cache: look, warm, pin, evict
+    #[command(subcommand)]
+    Cache(CacheCommand),
+    /// Make buckets with fitting settings
+    #[command(subcommand)]
+    Preset(PresetCommand),
     /// Print every setting with its default and what it means
     Config,
 }
@@ -160,6 +173,45 @@ pub(crate) struct HealthArgs {
 /// `granary key ...`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum KeyCommand {
+    /// Say what keeps the root key, and which keys the buckets have
+    Status {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        /// Which node.
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+    /// Make a fresh root key, or a fresh key for a bucket; nothing stored is rewritten, keys are only wrapped anew
+    Rotate {
+        /// The bucket; the root key when left out
+        #[arg(long)]
+        bucket: Option<String>,
+        /// Which node.
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+    /// Destroy the keys of a bucket: nothing in it can ever be read again
+    Destroy {
+        /// The bucket
+        #[arg(long)]
+        bucket: String,
+        /// The bucket's name once more, because there is no way back
+        #[arg(long, value_name = "BUCKET")]
+        yes_destroy: String,
+        /// Leave the root key as it is: copies of the bucket's lock that were made before (backups of keyrings, blocks
+        /// that the file system has not overwritten yet) can then still be opened
+        #[arg(long)]
+        keep_root: bool,
+        /// Which node.
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+    /// Make a root key file, for `keys.provider` `environment` or `credential`
+    NewRoot {
+        /// The file; never overwritten
+        file: PathBuf,
+    },
     /// Look after the keys that clients may name for SSE-KMS
     #[command(subcommand)]
     Kms(KmsCommand),
@@ -298,9 +350,22 @@ mod tests {
             "granary drive replace d3 /mnt/7",
             "granary drive scrub",
             "granary heal",
+            "granary key status",
+            "granary key rotate --bucket b",
+            "granary key destroy --bucket b --yes-destroy b",
             "granary key kms create k1",
             "granary key kms list --json",
             "granary status --json",
+            "granary checkpoint latest b/run --json",
+            "granary dataset freeze b/p --from raw/a --from raw/b",
+            "granary dataset verify b/p --deep",
+            "granary dataset verify --manifest m --signature s --public-key 00 --files d",
+            "granary dataset lineage b/p",
+            "granary dataset thaw b/p --yes",
+            "granary preset list",
+            "granary cache status",
+            "granary cache pin b/p",
+            "granary preset apply ai --project p --region eu --lock compliance --lock-days 7",
             "granary user create alice",
             "granary user create alice --account root --json",
             "granary user list",
@@ -331,6 +396,9 @@ mod tests {
             "granary dev --erasure 40+2",
             "granary dev --drives 0",
             "granary serve",
+            "granary dataset verify",
+            "granary dataset verify --manifest m",
+            "granary dataset thaw b/p",
             "granary policy attach readwrite",
             "granary policy attach readwrite --user a --group b",
             "granary key create --user alice --access-key AK1",

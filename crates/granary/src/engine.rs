@@ -38,6 +38,7 @@ pub(crate) fn options(settings: &Settings) -> NodeOptions {
             ingest_wait: Duration::from_millis(store.ingest_wait_ms),
             garbage_quarantine: Duration::from_millis(store.garbage_quarantine_ms),
             orphan_grace: Duration::from_millis(store.orphan_grace_ms),
+            cache_bytes: settings.ai.cache_bytes,
             sweep_interval: Duration::from_millis(store.sweep_interval_ms),
             key_cache: Duration::from_millis(settings.keys.cache_ms),
             audit: AuditOptions {
@@ -74,6 +75,7 @@ pub(crate) fn front_door(
         allow_customer_keys: !settings.plaintext_beyond_loopback() || settings.s3.customer_keys_in_the_clear,
         in_flight_max: settings.s3.requests_max as usize,
         host_id: node.cluster().to_string(),
+        shard_index_bytes: settings.ai.shard_index_bytes,
         audit: Some(node.audit_log()),
         ..FrontConfig::default()
     };

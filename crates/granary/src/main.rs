@@ -7,12 +7,15 @@ mod admin;
 mod audit;
 mod cli;
 mod cli_access;
+mod cli_ai;
 mod commands;
 mod commands_access;
+mod commands_ai;
 mod drive_list;
 mod engine;
 mod fetch;
 mod key_commands;
+mod keys;
 mod logging;
 mod metrics;
 mod preset;
@@ -73,6 +76,10 @@ fn main() -> ExitCode {
         Command::Audit(command) => audit::cli::run(&command).map_err(Failure::from),
         Command::Residency(command) => residency_cli::run(&command).map_err(Failure::from),
         Command::Health(args) => commands::health(&args).map(|()| true).map_err(Failure::from),
+        Command::Checkpoint(command) => commands_ai::checkpoint(&command).map_err(Failure::from),
+        Command::Dataset(command) => commands_ai::dataset(&command).map_err(Failure::from),
+        Command::Cache(command) => commands_ai::cache(&command).map_err(Failure::from),
+        Command::Preset(command) => commands_ai::preset(&command).map_err(Failure::from),
         Command::Config => {
             // A pipe that was closed early (`| head`) is no failure.
             let _closed = std::io::stdout().write_all(settings::rendered_default().as_bytes());

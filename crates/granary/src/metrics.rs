@@ -221,6 +221,19 @@ impl Page {
             &each(&|d| signed(d.space.free_bytes)),
         )?;
         self.drive_activity(&node.drive_stats())?;
+        let caches = node.store().cache_status().unwrap_or_default();
+        let reads: Vec<_> = caches
+            .iter()
+            .flat_map(|one| [(one.bucket.clone(), "hit", one.hits), (one.bucket.clone(), "miss", one.misses)])
+            .collect();
+        self.counters(
+            "granary_cache_chunks_total",
+            "Chunks looked for in the read cache, by bucket and whether they were there.",
+            ["bucket", "outcome"],
+            &reads,
+        )?;
+        let held: Vec<_> = caches.into_iter().map(|one| (one.bucket, signed(one.bytes))).collect();
+        self.gauges("granary_cache_bytes", "Bytes in the read cache, by bucket.", "bucket", &held)?;
         let (now, counted): (Vec<_>, Vec<_>) =
             node.meta_stats().snapshot().into_iter().partition(|(name, _)| *name == "mirrors_up");
         for (_, mirrors) in now {

@@ -1,6 +1,7 @@
 //! What the process does to itself before it touches data: files only for its owner, no core dumps (they would
-//! hold keys), as many open files as it is allowed.
+//! hold keys), memory for keys that is not swapped out, as many open files as it is allowed.
 
+use granary_crypto::locked::Locked;
 use rustix::fs::Mode;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit, umask};
 
@@ -16,6 +17,15 @@ pub(crate) fn harden() {
     }
     if let Err(error) = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }) {
         tracing::warn!(%error, "core dumps could not be limited to 0 bytes");
+    }
+    let memory = getrlimit(Resource::Memlock);
+    if memory.current != memory.maximum
+        && let Err(error) = setrlimit(Resource::Memlock, Rlimit { current: memory.maximum, maximum: memory.maximum })
+    {
+        tracing::warn!(%error, "the limit on locked memory could not be raised");
+    }
+    if !Locked::new([0u8; 32]).is_locked() {
+        tracing::warn!("the system refuses to lock memory (RLIMIT_MEMLOCK): keys may be swapped out");
     }
     let files = getrlimit(Resource::Nofile);
     if files.current != files.maximum

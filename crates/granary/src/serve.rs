@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use granary_access::{IamError, Owner, RootKeys, RootKeysError};
-use granary_crypto::{CryptoError, FileKeyProvider, KeyProvider};
+use granary_crypto::KeyProvider;
 use granary_store::node::{Node, NodeError, NodeOptions};
 use granary_types::SystemClock;
 use hyper::service::service_fn;
@@ -65,19 +65,8 @@ pub(crate) enum ServeError {
     #[error("root keys: {0}")]
     RootKeys(#[from] RootKeysError),
     /// Sealing key.
-    #[error("sealing key: {0}")]
-    Key(#[from] CryptoError),
-    /// The sealing key is gone though drives hold what is sealed with it.
-    #[error(
-        "the sealing key {key} is missing, and {drive} already holds data sealed with it: put the key file back, or set \
-         keys.root_key_file to where it is. No new key is made, since it could not open what is there"
-    )]
-    KeyMissing {
-        /// Where it should be.
-        key: PathBuf,
-        /// A drive that is in use.
-        drive: PathBuf,
-    },
+    #[error(transparent)]
+    Key(#[from] crate::keys::KeysError),
     /// A port.
     #[error("cannot listen on {address} ({setting}): {source}")]
     Listen {
@@ -96,7 +85,7 @@ pub(crate) enum ServeError {
     Node(#[from] NodeError),
     /// The preset's buckets.
     #[error("preset: {0}")]
-    Preset(#[from] granary_store::StoreError),
+    Preset(String),
     /// A key that the settings name.
     #[error("keys.kms_keys: {id}: {source}")]
     KmsKey {
@@ -201,7 +190,7 @@ pub(crate) fn rebuild(settings: &Settings, data: DataDir, complete_uploads: bool
         .build()
         .map_err(|source| ServeError::System { what: "the runtime could not be started", source })?;
     let report = runtime.block_on(async {
-        let provider: Arc<dyn KeyProvider> = Arc::new(sealing_key(settings)?);
+        let provider: Arc<dyn KeyProvider> = crate::keys::provider(settings)?;
         let options = NodeOptions { accept_lost_metadata: true, ..engine::options(settings) };
         let node = Node::open(options, provider, Arc::new(SystemClock)).await?;
         let report = node.rebuild_index(complete_uploads).await;
@@ -250,7 +239,7 @@ async fn live(start: Start, data: DataDir) -> Result<(), ServeError> {
     let admin_address = admin_listener.address();
     let endpoint = format!("{}://{}", if settings.tls() { "https" } else { "http" }, s3_listener.address());
 
-    let provider: Arc<dyn KeyProvider> = Arc::new(sealing_key(&settings)?);
+    let provider: Arc<dyn KeyProvider> = crate::keys::provider(&settings)?;
     let metrics = Arc::new(Metrics::new()?);
     metrics.set_listener(s3_listener.stats());
     let face = Face {
@@ -287,7 +276,7 @@ async fn live(start: Start, data: DataDir) -> Result<(), ServeError> {
     let status = node.status();
     let owner = Owner::root(node.cluster());
     if let Some(Preset::Ai) = preset {
-        preset::ai(node.store(), &owner).await?;
+        preset::ai(&node).await.map_err(ServeError::Preset)?;
     }
     for id in &settings.keys.kms_keys {
         node.store().create_kms_key(id).await.map_err(|source| ServeError::KmsKey { id: id.clone(), source })?;
@@ -359,17 +348,6 @@ async fn live(start: Start, data: DataDir) -> Result<(), ServeError> {
     RunFile::remove(&data.path);
     tracing::info!("ended in good order");
     Ok(())
-}
-
-/// The root sealing key; made only where no drive holds anything yet.
-fn sealing_key(settings: &Settings) -> Result<FileKeyProvider, ServeError> {
-    let file = settings.root_key_file();
-    let in_use = settings.drives.paths.iter().find(|path| path.join("drive.json").exists());
-    match in_use {
-        Some(drive) if !file.exists() => Err(ServeError::KeyMissing { key: file, drive: drive.clone() }),
-        Some(_) => Ok(FileKeyProvider::open(&file)?),
-        None => Ok(FileKeyProvider::open_or_create(&file)?),
-    }
 }
 
 fn print(text: &str) -> std::io::Result<()> {

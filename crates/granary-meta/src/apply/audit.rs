@@ -53,11 +53,13 @@ impl Cx<'_, '_> {
             | Command::PutPart { bucket, .. }
             | Command::CompleteUpload { bucket, .. }
             | Command::AbortUpload { bucket, .. } => of(bucket),
-            Command::DeleteBucket { name } => name.as_str() == AUDIT_BUCKET,
+            Command::DeleteBucket { name } | Command::Dataset { bucket: name, .. } => name.as_str() == AUDIT_BUCKET,
             Command::ChangeBucket { name, change } => match change {
                 BucketChange::Versioning(_) | BucketChange::Document { .. } | BucketChange::Options(_) => {
                     name.as_str() == AUDIT_BUCKET
                 }
+                // A new generation of the bucket's key: nothing of the trail changes by it.
+                BucketChange::Key(_) => false,
             },
             Command::SetSystem { name, value } => name == AUDIT_KEEP_DAYS && !self.keeps_longer(value.as_deref()),
             Command::Noop

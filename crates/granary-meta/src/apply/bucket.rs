@@ -68,6 +68,7 @@ impl Cx<'_, '_> {
                 check_options(&record, options)?;
                 record.options = options.clone();
             }
+            BucketChange::Key(key) => record.key = key.clone(),
         }
         self.batch.put_bucket(record);
         Ok(Outcome::Done)

@@ -11,6 +11,7 @@ use crate::index::{Batch, Index};
 mod audit;
 mod bucket;
 mod condition;
+mod dataset;
 mod lock;
 mod object;
 mod parts;
@@ -89,6 +90,7 @@ pub fn apply(envelope: &Envelope, index: &Index, batch: &mut Batch<'_>) -> Resul
         Command::RegisterDrive { drive } => cx.register_drive(*drive),
         Command::RetireDrive { drive } => cx.retire_drive(*drive),
         Command::SetSystem { name, value } => cx.set_system(name, value.as_deref()),
+        Command::Dataset { bucket, prefix, change } => cx.dataset(bucket, prefix, change),
         Command::RestoreVersion { bucket, key, version, parts } => cx.restore_version(*bucket, key, version, parts),
         Command::Audit { events } => cx.append_events(events),
         Command::SealAudit(seal) => cx.seal_audit(seal),

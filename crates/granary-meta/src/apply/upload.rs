@@ -38,6 +38,7 @@ pub(super) struct Complete<'c> {
 impl Cx<'_, '_> {
     pub(super) fn create_upload(&mut self, bucket: BucketId, upload: &UploadRecord) -> Step<Outcome> {
         let record = self.bucket(bucket)?;
+        self.check_not_frozen(&record, upload.key.as_str())?;
         self.check_lockable(&record, &upload.attributes)?;
         if let (Some(algorithm), Some(kind)) = (upload.checksum_algorithm, upload.checksum_kind)
             && !algorithm.allows(kind)

@@ -74,6 +74,7 @@ impl Cx<'_, '_> {
         replaced: Option<&VersionRecord>,
         new: &VersionRecord,
     ) -> Step<()> {
+        self.check_not_frozen(&slot.bucket, slot.key.as_str())?;
         let bucket = slot.bucket.id;
         let mut objects = 0i64;
         if let Some(current) = &slot.current {
@@ -116,6 +117,7 @@ impl Cx<'_, '_> {
 
     /// Removes `version`, which the key has, for good.
     pub(super) fn remove(&mut self, slot: &Slot<'_>, version: &VersionRecord) -> Step<()> {
+        self.check_not_frozen(&slot.bucket, slot.key.as_str())?;
         let bucket = slot.bucket.id;
         if slot.current.as_ref().is_some_and(|c| c.version == version.version) {
             let next = self.index.newest_older(bucket, slot.key)?;
@@ -161,6 +163,9 @@ impl Cx<'_, '_> {
         let VersionBody::Object(object) = &mut record.body else { return Err(Refusal::IsDeleteMarker.into()) };
         let locks = slot.bucket.options.object_lock;
         match change {
+            VersionChange::Tags(_) if slot.bucket.frozen(key.as_str()).is_some() => {
+                self.check_not_frozen(&slot.bucket, key.as_str())?;
+            }
             VersionChange::Tags(tags) => object.attributes.tags.clone_from(tags),
             VersionChange::Retention { .. } | VersionChange::LegalHold(_) if !locks => {
                 return Err(Refusal::InvalidState("object lock is not enabled for the bucket").into());

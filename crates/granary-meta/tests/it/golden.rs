@@ -6,10 +6,10 @@ use std::path::PathBuf;
 
 use crate::support::*;
 use bytes::Bytes;
-use granary_meta::command::{BucketChange, Command, Condition, Envelope, EtagMatch, VersionChange};
+use granary_meta::command::{BucketChange, Command, Condition, DatasetChange, Envelope, EtagMatch, VersionChange};
 use granary_meta::records::{
-    Attributes, BucketOptions, EtagMode, PartOwner, PartPlace, PartRef, Parts, Retention, RetentionMode, Sse,
-    SystemHeaders, UploadRecord, VersionBody, VersionRecord, Versioning,
+    Attributes, BucketOptions, EtagMode, FrozenManifest, FrozenPrefix, PartOwner, PartPlace, PartRef, Parts, Retention,
+    RetentionMode, Sse, SystemHeaders, UploadRecord, VersionBody, VersionRecord, Versioning,
 };
 use granary_types::{
     BucketId, ChecksumAlgorithm, ChecksumHasher, ChecksumKind, DriveId, Scheme, Timestamp, UploadId, VersionId,
@@ -55,6 +55,8 @@ fn records() {
     };
     let mut bucket = bucket_record(7, "golden", Versioning::Suspended, options);
     bucket.documents = BTreeMap::from([("policy".to_owned(), b"{}".to_vec())]);
+    let manifest = FrozenManifest { key: key("m"), sha256: [7; 32], objects: 1, bytes: 2, samples: 3 };
+    bucket.frozen = vec![FrozenPrefix { prefix: "d/".to_owned(), since: Timestamp(8), manifest: Some(manifest) }];
     golden("bucket-v2", &bucket);
 
     let mut hasher = ChecksumHasher::new(ChecksumAlgorithm::Crc64nvme);
@@ -117,6 +119,17 @@ fn commands() {
         Command::RegisterDrive { drive: DriveId([1; 16]) },
         Command::RetireDrive { drive: DriveId([1; 16]) },
         Command::SetSystem { name: "heal/cursor".to_owned(), value: Some(Bytes::from_static(b"x")) },
+        Command::Dataset {
+            bucket: name("golden"),
+            prefix: "d/".to_owned(),
+            change: DatasetChange::Manifest(FrozenManifest {
+                key: key("m"),
+                sha256: [7; 32],
+                objects: 1,
+                bytes: 2,
+                samples: 3,
+            }),
+        },
     ];
     let all: Vec<_> = all.into_iter().map(|command| Envelope { at: Timestamp(12_345), command, audit: None }).collect();
     golden("commands-v2", &all);

@@ -7,6 +7,7 @@ mod audit;
 mod checkpoints;
 mod commands;
 mod conformance;
+mod datasets;
 mod golden;
 mod model;
 mod recovery;

@@ -64,6 +64,7 @@ pub fn bucket_record(id: u64, text: &str, versioning: Versioning, options: Bucke
         versioning,
         options,
         documents: Default::default(),
+        frozen: Vec::new(),
     }
 }
 

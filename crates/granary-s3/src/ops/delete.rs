@@ -172,6 +172,7 @@ fn fail_code(cx: &Cx, fail: &Fail) -> String {
     match fail {
         Fail::Store(error) => cx.store_error(error).code.as_str().to_owned(),
         Fail::S3(error) => error.code().as_str().to_owned(),
+        Fail::Ai(error) => crate::error::ai_answer(error).code.as_str().to_owned(),
     }
 }
 
@@ -192,7 +193,10 @@ fn key_error(cx: &Cx, key: String, version_id: Option<String>, fail: Fail) -> dt
             let answer = cx.store_error(&error);
             (answer.code.as_str().to_owned(), answer.message.into_owned())
         }
-        Fail::S3(error) => (error.code().as_str().to_owned(), error.message().unwrap_or_default().to_owned()),
+        other => {
+            let error = cx.refuse(other);
+            (error.code().as_str().to_owned(), error.message().unwrap_or_default().to_owned())
+        }
     };
     dto::Error { code: Some(code), key: Some(key), message: Some(message), version_id }
 }

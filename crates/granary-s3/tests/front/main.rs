@@ -2,6 +2,7 @@
 //! memory: every operation, and every way a request can be wrong that we know of.
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::type_complexity)]
 
+mod ai;
 mod buckets;
 mod client;
 mod errors;

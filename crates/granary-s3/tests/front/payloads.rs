@@ -1,7 +1,7 @@
 //! How bodies come in: aws-chunked in all forms, trailers, checksums, lengths, `Expect`.
 
 use crate::client::Auth;
-use crate::harness::Server;
+use crate::harness::{ACCESS_KEY, SECRET_KEY, Server};
 use crate::sign;
 
 const BODY: &[u8] = b"The quick brown fox jumps over the lazy dog";
@@ -166,10 +166,33 @@ fn expect_continue() {
 }
 
 #[test]
-fn forms_are_refused() {
+fn forms() {
     let (_server, client) = Server::with_bucket("data");
-    let post = client.post("/data").header("content-type", "multipart/form-data; boundary=x").auth(Auth::Anonymous);
-    post.body(b"--x--").send().expect_error(501, "NotImplemented");
+    let post = |target: &str, body: &[u8]| {
+        let form = client.post(target).header("content-type", "multipart/form-data; boundary=x").auth(Auth::Anonymous);
+        form.body(body).send()
+    };
+    post("/data", b"--x--").expect_error(400, "IncorrectNumberOfFilesInPostRequest");
+    post("/data/k", b"--x--").expect_error(405, "MethodNotAllowed");
+    let part =
+        |name: &str, value: &str| format!("--x\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n");
+    let form = |fields: &[(&str, &str)]| {
+        let fields: String = fields.iter().map(|(name, value)| part(name, value)).collect();
+        format!("{fields}{}--x--\r\n", part("file", "hello")).into_bytes()
+    };
+    post("/data", &form(&[])).expect_error(400, "InvalidArgument");
+    post("/data", &form(&[("key", "k")])).expect_error(403, "AccessDenied");
+    let policy = r#"{"expiration":"2100-01-01T00:00:00Z","conditions":[["starts-with","$key","k"]]}"#;
+    let policy = sign::base64(policy.as_bytes());
+    let signature = sign::base64(&sign::hmac_sha1(SECRET_KEY.as_bytes(), policy.as_bytes()));
+    let signed = [("key", "k"), ("AWSAccessKeyId", ACCESS_KEY), ("policy", &policy), ("signature", &signature)];
+    assert_eq!(post("/data", &form(&signed)).status, 204);
+    client.get("/data/k").send().expect(200).expect_body(b"hello");
+    let other_key = [("key", "other"), signed[1], signed[2], signed[3]];
+    post("/data", &form(&other_key)).expect_error(403, "AccessDenied");
+    let forged = sign::base64(&sign::hmac_sha1(b"another secret", policy.as_bytes()));
+    let forged = [signed[0], signed[1], signed[2], ("signature", &forged)];
+    post("/data", &form(&forged)).expect_error(403, "SignatureDoesNotMatch");
 }
 
 #[test]

@@ -58,6 +58,36 @@ fn presigned_v4() {
 }
 
 #[test]
+fn presigned_urls_that_are_wrong() {
+    let (_server, client) = Server::with_bucket("data");
+    client.store("/data/k", b"hello");
+    let good = client.get("/data/k").auth(Auth::Presigned(60)).target();
+    let code = "AuthorizationQueryParametersError";
+    for (from, to) in [
+        ("X-Amz-Expires=60", "X-Amz-Expires=604801"),
+        ("X-Amz-Expires=60", "X-Amz-Expires=-1"),
+        ("X-Amz-Expires=60", "X-Amz-Expires=soon"),
+        ("X-Amz-Expires=60", "X-Amz-Exp=60"),
+        ("AWS4-HMAC-SHA256", "AWS4-HMAC-MD5"),
+        ("aws4_request", "aws5_request"),
+        ("X-Amz-Date=2", "X-Amz-Date=x"),
+        ("X-Amz-SignedHeaders=host", "X-Amz-Signed=host"),
+    ] {
+        assert!(good.contains(from), "{good} {from}");
+        let target = good.replace(from, to);
+        client.get("/data/k").auth(Auth::Anonymous).raw_target(&target).send().expect_error(400, code);
+    }
+    // Nobody adds to what was signed.
+    for (name, value) in [("x-amz-acl", "private"), ("x-amz-meta-a", "b"), ("x-amz-object-lock-legal-hold", "ON")] {
+        let added = client.put("/data/k").body(b"x").header(name, value).auth(Auth::Presigned(60));
+        let refused = added.send().expect_error(403, "AccessDenied");
+        assert!(refused.text().contains(name), "{}", refused.text());
+    }
+    let overridden = client.get("/data/k").query("response-content-type", "text/x").auth(Auth::Anonymous);
+    overridden.send().expect_error(400, "InvalidRequest");
+}
+
+#[test]
 fn v2() {
     let (_server, client) = Server::with_bucket("data");
     client.put("/data/k").body(b"hello").auth(Auth::V2Header).send().expect(200);

@@ -329,6 +329,7 @@ impl ObjectStore for Twin {
                     versioning,
                     options: request.options,
                     documents: request.documents,
+                    frozen: Vec::new(),
                 };
                 let bucket = Bucket { record, keys: BTreeMap::new(), uploads: BTreeMap::new() };
                 buckets.insert(request.name, bucket);
@@ -370,6 +371,7 @@ impl ObjectStore for Twin {
                         bucket.record.documents.remove(&name);
                     }
                     BucketChange::Options(options) => bucket.record.options = options,
+                    BucketChange::Key(key) => bucket.record.key = key,
                 }
                 Ok(())
             })

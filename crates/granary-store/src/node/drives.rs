@@ -71,9 +71,10 @@ impl Node {
             )));
         }
         let pool = self.store.inner.stripes.pool();
+        let keyring = Arc::clone(&self.keyring.read());
         let maker = DriveMaker {
             options: &self.options,
-            keyring: &self.keyring,
+            keyring: &keyring,
             cluster: self.cluster,
             engine: &self.engine,
             pool,
@@ -82,7 +83,7 @@ impl Node {
         let mut notes = Vec::new();
         let drive = maker.open(&path, true, &mut notes).await?;
         let set = self.store.inner.stripes.drives();
-        let open = register(&self.meta, set, path.clone(), drive, &self.keyring).await?;
+        let open = register(&self.meta, set, path.clone(), drive, &keyring).await?;
         let (no, id) = (open.no, open.id);
         {
             let mut all = self.open.lock();

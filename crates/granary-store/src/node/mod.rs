@@ -5,6 +5,7 @@
 //! node starts is offline, not forgotten.
 
 mod drives;
+mod keys;
 mod open;
 pub mod rebuild;
 mod records;
@@ -30,6 +31,7 @@ use crate::inner::StoreOptions;
 use crate::store::Store;
 use crate::{heal, reaper};
 use granary_crypto::{Keyring, Secret32};
+pub use keys::RootRotation;
 pub use records::SystemRecords;
 use status::{HealStatus, NodeStatus, ScrubStatus};
 
@@ -143,7 +145,7 @@ struct OpenDrive {
 pub struct Node {
     options: NodeOptions,
     cluster: ClusterId,
-    keyring: Keyring,
+    keyring: parking_lot::RwLock<Arc<Keyring>>,
     engine: Arc<dyn IoEngine>,
     io: String,
     clock: Arc<dyn granary_types::Clock>,
@@ -184,7 +186,7 @@ impl Node {
     /// A key for one purpose, made of the cluster's secret: the same at every start, and on every node.
     #[must_use]
     pub fn derive_key(&self, label: &str) -> Secret32 {
-        self.keyring.keys().cluster.derive(label, self.cluster.as_bytes())
+        self.keyring.read().keys().cluster.derive(label, self.cluster.as_bytes())
     }
 
     /// Starts the reaper, the orphan sweep and repair.
@@ -198,6 +200,10 @@ impl Node {
             reaper::run(Arc::clone(inner), Arc::clone(&self.stop), self.sweep_allowed),
         )));
         tasks.push(tokio::spawn(crate::audit::part("heal", heal::run(Arc::clone(inner), Arc::clone(&self.stop)))));
+        tasks.push(tokio::spawn(crate::audit::part(
+            "keeper",
+            crate::ai::keeper::run(self.store.clone(), Arc::clone(&self.stop)),
+        )));
         inner.resume_heal();
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
-use granary_crypto::{BlobKey, KeyProvider, Keyring};
+use granary_crypto::{BlobKey, KeyProvider, Keyring, Shelf};
 use granary_drive::buf::BufPool;
 use granary_drive::drive::LocalDrive;
 use granary_drive::identity::Identity;
@@ -159,10 +159,14 @@ impl Node {
             StripeOptions { on_damage: Arc::new(move |report| reports.report(&report)), ..StripeOptions::default() };
         let stripes = StripeStore::new(Arc::clone(&set), pool, stripe_options);
         let header_key = header_key(&keyring);
+        let copies: Vec<Vec<u8>> =
+            open.iter().filter_map(|open| std::fs::read(open.path.join(crate::keys::SHELF_FILE)).ok()).collect();
+        let shelf = Shelf::newest(copies.iter().map(Vec::as_slice), cluster)?;
         let store = Store::with_heal(
             Arc::clone(&meta) as Arc<dyn granary_meta::Proposer>,
             stripes,
             provider,
+            Arc::new(Mutex::new(shelf)),
             &header_key,
             Arc::clone(&clock),
             options.store.clone(),
@@ -188,7 +192,7 @@ impl Node {
         let node = Self {
             options,
             cluster,
-            keyring,
+            keyring: parking_lot::RwLock::new(Arc::new(keyring)),
             engine,
             io,
             clock,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
-use granary_crypto::{MemoryKeyProvider, Secret32};
+use granary_crypto::{MemoryKeyProvider, Secret32, Shelf};
 use granary_drive::api::ShardStore as _;
 use granary_drive::buf::BufPool;
 use granary_drive::testing::MemoryDrive;
@@ -18,15 +18,18 @@ use granary_store::api::{
     BodyIn, BodyOut, Claims, CopyRequest, CopyResponse, CopySource, CreateBucketRequest, ObjectStore as _, PutRequest,
     PutResponse, ReadCondition, Unlock, UploadPartRequest,
 };
+use granary_store::keys::SharedShelf;
 use granary_store::{Store, StoreError, StoreOptions};
 use granary_stripe::{DriveSet, StripeOptions, StripeStore};
-use granary_types::{BucketName, DriveNo, ObjectKey, Scheme, SystemClock, UploadId};
+use granary_types::{BucketName, ClusterId, DriveNo, ObjectKey, Scheme, SystemClock, UploadId};
+use parking_lot::Mutex;
 
 pub struct TestStore {
     pub store: Store,
     pub meta: Arc<MemoryProposer>,
     pub drives: Vec<(DriveNo, Arc<MemoryDrive>)>,
     provider: Arc<MemoryKeyProvider>,
+    shelf: SharedShelf,
     header_key: Secret32,
     options: StoreOptions,
 }
@@ -98,14 +101,16 @@ impl TestStore {
             orphan_grace: Duration::ZERO,
             ..StoreOptions::default()
         };
-        let store = Self::open(&meta, &drives, &provider, &header_key, &options);
-        Self { store, meta, drives, provider, header_key, options }
+        let shelf = SharedShelf::new(Mutex::new(Shelf::new(ClusterId([7; 16]))));
+        let store = Self::open(&meta, &drives, &provider, &shelf, &header_key, &options);
+        Self { store, meta, drives, provider, shelf, header_key, options }
     }
 
     fn open(
         meta: &Arc<MemoryProposer>,
         drives: &[(DriveNo, Arc<MemoryDrive>)],
         provider: &Arc<MemoryKeyProvider>,
+        shelf: &SharedShelf,
         header_key: &Secret32,
         options: &StoreOptions,
     ) -> Store {
@@ -115,12 +120,13 @@ impl TestStore {
         }
         let pool = BufPool::new(64 << 20);
         let stripes = StripeStore::new(Arc::new(set), pool, StripeOptions::default());
-        Store::new(meta.clone(), stripes, provider.clone(), header_key, Arc::new(SystemClock), options.clone())
+        let clock = Arc::new(SystemClock);
+        Store::new(meta.clone(), stripes, provider.clone(), shelf.clone(), header_key, clock, options.clone())
     }
 
     /// A new store over the same drives and metadata, as after a restart.
     pub async fn reopen(&mut self) {
-        self.store = Self::open(&self.meta, &self.drives, &self.provider, &self.header_key, &self.options);
+        self.store = Self::open(&self.meta, &self.drives, &self.provider, &self.shelf, &self.header_key, &self.options);
     }
 
     pub async fn create_bucket(&self, name: &BucketName) {

@@ -64,6 +64,9 @@ pub(crate) enum ClientError {
         /// What it said.
         message: String,
     },
+    /// The command line asks for what cannot be.
+    #[error("{0}")]
+    Argument(String),
     /// The certificate to trust.
     #[error("TLS: {0}")]
     Tls(#[from] TlsError),

@@ -3,6 +3,7 @@
 //! It answers from the moment the process runs (`/health/live`), long before the node serves (`/health/ready`).
 
 mod access;
+mod ai;
 mod audit;
 mod auth;
 pub(crate) mod client;
@@ -18,6 +19,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use granary_access::{Iam, RootKeys};
+use granary_store::ai::dataset::Datasets;
 use granary_store::node::Node;
 use granary_types::{Clock as _, SystemClock};
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
@@ -35,6 +37,8 @@ use crate::server::tls::Tls;
 use auth::{Signed, Verifier};
 use drives::Selector;
 
+/// Memory for indexes of tar files while datasets are frozen.
+const SHARD_INDEX_BYTES: u64 = 256 << 20;
 /// Bytes of a request's body, at most.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
@@ -48,6 +52,7 @@ pub(crate) struct Admin {
     started: Instant,
     face: Face,
     drive_list: Option<crate::drive_list::DriveList>,
+    datasets: OnceLock<Datasets>,
     narrowings: residency::Narrowings,
 }
 
@@ -97,6 +102,7 @@ impl Admin {
             started: Instant::now(),
             face,
             drive_list,
+            datasets: OnceLock::new(),
             narrowings: residency::Narrowings::default(),
         }
     }
@@ -231,6 +237,10 @@ impl Admin {
             },
             ("GET", "/admin/v1/heal") => Ok(json!(node.heal_status())),
             (method, path) => {
+                if let Some(path) = path.strip_prefix("/admin/v1/ai/") {
+                    let datasets = self.datasets.get_or_init(|| Datasets::new(node.store().clone(), SHARD_INDEX_BYTES));
+                    return ai::route(method, path, body, node, datasets).await;
+                }
                 let audited = match path.strip_prefix("/admin/v1/audit/") {
                     Some(what) => audit::route(node, method, what, body).await,
                     None => match path.strip_prefix("/admin/v1/residency/") {

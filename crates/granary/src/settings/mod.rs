@@ -18,7 +18,7 @@ use crate::server::local_ca::LocalCa;
 pub(crate) use load::SettingsError;
 pub(crate) use render::rendered_default;
 use value::Setting;
-pub(crate) use value::{Engine, LogFormat};
+pub(crate) use value::{Engine, KeyProviderKind, LogFormat};
 
 /// One setting, as documented.
 struct Field {
@@ -203,6 +203,16 @@ settings! {
         sweep_interval_ms: u64 = 1_800_000,
     }
 
+    /// Reads for AI work: members of tar shards, batches (docs/ai.md).
+    ai: AiSettings {
+        /// Memory that indexes of tar shards may take together, in bytes; the index of one shard at most a quarter of it
+        /// (about 28 bytes and its name for each member).
+        shard_index_bytes: u64 = 256 << 20,
+        /// Memory for opened chunks of objects that are read often, in bytes; 0: none are kept. Worth most when it holds half of
+        /// what an epoch reads, or more.
+        cache_bytes: u64 = 256 << 20,
+    }
+
     /// The admin endpoint: health, metrics, and what `granary status`, `drive` and `heal` talk to.
     admin: AdminSettings {
         /// Address and port to listen on. Requests other than health and metrics are signed with the root keys. On loopback it
@@ -214,9 +224,35 @@ settings! {
 
     /// The keys that everything on the drives is sealed with.
     keys: KeySettings {
+        /// What keeps the root sealing key: `file`; `environment` (the text of a root key file in GRANARY_ROOT_KEY);
+        /// `credential` (the same as a systemd credential); `vault` (the Transit engine of Vault or OpenBao); `pkcs11` (a key in
+        /// a token: an HSM, SoftHSM2).
+        provider: KeyProviderKind = KeyProviderKind::File,
         /// File with the root sealing key, 0600; made when it does not exist and the drives are new. Not set:
         /// `root.key` in `node.data_dir`. Keep a copy elsewhere: without it nothing on the drives can be read.
         root_key_file: Option<PathBuf> = None,
+        /// Name of the systemd credential (a file in $CREDENTIALS_DIRECTORY).
+        credential: String = "granary-root-key".to_owned(),
+        /// Where Vault or OpenBao is: `https://host:port`. Plain http:// is taken for loopback only.
+        vault_url: String = String::new(),
+        /// Certificates (PEM) of the CA that signs the service's.
+        vault_ca_file: Option<PathBuf> = None,
+        /// Mount path of the Transit engine.
+        vault_mount: String = "transit".to_owned(),
+        /// Name of the Transit key (aes256-gcm96, not exportable).
+        vault_key: String = "granary".to_owned(),
+        /// Namespace, if any.
+        vault_namespace: String = String::new(),
+        /// File with the token, read at each request. Not set: the variable VAULT_TOKEN.
+        vault_token_file: Option<PathBuf> = None,
+        /// The PKCS#11 library of the token's maker, such as /usr/lib/softhsm/libsofthsm2.so.
+        pkcs11_module: Option<PathBuf> = None,
+        /// Label of the token.
+        pkcs11_token: String = "granary".to_owned(),
+        /// Label of the AES-256 key in the token; made when it does not exist and the drives are new.
+        pkcs11_key: String = "granary".to_owned(),
+        /// File with the user's PIN.
+        pkcs11_pin_file: Option<PathBuf> = None,
         /// How long an opened key is kept in memory before the key provider is asked again, in milliseconds. When the
         /// provider is gone for longer than this, what needs it is refused (503) until it is back.
         cache_ms: u64 = 300_000,

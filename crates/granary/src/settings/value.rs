@@ -66,6 +66,46 @@ impl Setting for Engine {
     }
 }
 
+/// What keeps the root key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeyProviderKind {
+    /// A file.
+    File,
+    /// An environment variable.
+    Environment,
+    /// A systemd credential.
+    Credential,
+    /// Vault's or OpenBao's Transit engine.
+    Vault,
+    /// A PKCS#11 token.
+    Pkcs11,
+}
+
+impl Setting for KeyProviderKind {
+    const EXPECTS: &'static str = "`file`, `environment`, `credential`, `vault` or `pkcs11`";
+
+    fn from_text(text: &str) -> Option<Self> {
+        match text {
+            "file" => Some(Self::File),
+            "environment" => Some(Self::Environment),
+            "credential" => Some(Self::Credential),
+            "vault" => Some(Self::Vault),
+            "pkcs11" => Some(Self::Pkcs11),
+            _ => None,
+        }
+    }
+
+    fn to_toml(&self) -> Option<String> {
+        Some(quoted(match self {
+            Self::File => "file",
+            Self::Environment => "environment",
+            Self::Credential => "credential",
+            Self::Vault => "vault",
+            Self::Pkcs11 => "pkcs11",
+        }))
+    }
+}
+
 impl Setting for LogFormat {
     const EXPECTS: &'static str = "`text` or `json`";
 

@@ -1,0 +1,143 @@
+//! `granary cache warm|pin|evict`: what is in the read cache, by name instead of by use.
+
+use futures::StreamExt as _;
+use granary_meta::records::{BucketRecord, ObjectRecord, PartPlace, Parts, Sse};
+use granary_stripe::PartLayout;
+use granary_types::{BucketName, ByteRange, ObjectKey};
+use serde::Serialize;
+
+use crate::ai::AiError;
+use crate::api::{ListRequest, ObjectStore as _, Unlock};
+use crate::cache::Admit;
+use crate::inner::from_stripe;
+use crate::store::Store;
+
+/// What was done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Warmed {
+    /// Objects that were read, or whose chunks were given up.
+    pub objects: u64,
+    /// Their bytes; of an eviction, the chunks.
+    pub amount: u64,
+    /// The cache's size was reached before all was read.
+    pub is_full: bool,
+}
+
+/// What a bucket has in the cache.
+#[derive(Debug, Clone, Serialize)]
+pub struct CacheStatus {
+    /// Bucket.
+    pub bucket: String,
+    /// Chunks found in memory since the start.
+    pub hits: u64,
+    /// Chunks that had to be read.
+    pub misses: u64,
+    /// Bytes held now.
+    pub bytes: u64,
+}
+
+impl Store {
+    /// Reads everything under a prefix into the cache, or as much as it holds.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn warm(&self, bucket: &BucketName, prefix: &str, admit: Admit) -> Result<Warmed, AiError> {
+        let budget = self.inner.options.cache_bytes;
+        if budget == 0 {
+            return Err(AiError::Invalid("the read cache is switched off: ai.cache_bytes is 0".to_owned()));
+        }
+        // What is pinned takes at most half.
+        let most = if admit == Admit::Pin { budget / 2 } else { budget };
+        let mut done = Warmed::default();
+        let mut list = ListRequest { prefix: prefix.to_owned(), max_keys: 1000, ..ListRequest::default() };
+        loop {
+            let page = self.list(bucket, &list).await?;
+            for (name, version) in page.objects {
+                let Some(object) = version.object() else { continue };
+                if done.amount.saturating_add(object.size_bytes) > most {
+                    done.is_full = true;
+                    return Ok(done);
+                }
+                let Ok(key) = ObjectKey::new(name) else { continue };
+                let record = self.inner.bucket(bucket)?;
+                let (version, inline) = self.inner.find_with_inline(&record, &key, Some(version.version))?;
+                let Some(object) = version.object() else { continue };
+                if matches!(object.attributes.sse, Sse::Customer { .. }) {
+                    continue;
+                }
+                let range = ByteRange::whole(object.size_bytes);
+                let mut body = self.inner.read_as(&record, object, inline, range, &Unlock::Plain, admit).await?;
+                while body.next().await.transpose()?.is_some() {}
+                done.objects += 1;
+                done.amount += object.size_bytes;
+            }
+            match page.next_after {
+                Some(after) => list.after = Some(after),
+                None => return Ok(done),
+            }
+        }
+    }
+
+    /// Gives up everything under a prefix, pinned or not.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn evict(&self, bucket: &BucketName, prefix: &str) -> Result<Warmed, AiError> {
+        let mut done = Warmed::default();
+        let mut list = ListRequest { prefix: prefix.to_owned(), max_keys: 1000, ..ListRequest::default() };
+        loop {
+            let page = self.list(bucket, &list).await?;
+            for (_, version) in page.objects {
+                let Some(object) = version.object() else { continue };
+                done.amount += self.evict_object(object)?;
+                done.objects += 1;
+            }
+            match page.next_after {
+                Some(after) => list.after = Some(after),
+                None => return Ok(done),
+            }
+        }
+    }
+
+    fn evict_object(&self, object: &ObjectRecord) -> Result<u64, AiError> {
+        let parts = match &object.parts {
+            Parts::Empty => Vec::new(),
+            Parts::One(part) => vec![(**part).clone()],
+            Parts::Manifest { id, .. } => self.inner.manifest(*id)?.to_vec(),
+        };
+        let mut count = 0;
+        for part in parts {
+            if let PartPlace::Drives(placement) = &part.place {
+                let layout = PartLayout::new(part.payload_bytes, placement.scheme).map_err(from_stripe)?;
+                count += self.inner.cache.evict_part(part.id, layout.chunks());
+            }
+        }
+        Ok(count)
+    }
+
+    /// What every bucket has in the cache.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn cache_status(&self) -> Result<Vec<CacheStatus>, AiError> {
+        use std::sync::atomic::Ordering::Relaxed;
+        let buckets = self.list_buckets()?;
+        let name = |id| buckets.iter().find(|b: &&std::sync::Arc<BucketRecord>| b.id == id).map(|b| b.name.to_string());
+        let mut all: Vec<_> = self
+            .inner
+            .cache
+            .counters()
+            .into_iter()
+            .filter_map(|(id, counters)| {
+                Some(CacheStatus {
+                    bucket: name(id)?,
+                    hits: counters.hits.load(Relaxed),
+                    misses: counters.misses.load(Relaxed),
+                    bytes: counters.bytes.load(Relaxed),
+                })
+            })
+            .collect();
+        all.sort_by(|a, b| a.bucket.cmp(&b.bucket));
+        Ok(all)
+    }
+}
