@@ -386,12 +386,11 @@ mod tests {
     const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
     const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 
-    type Asked<'a> = (Caller<'a>, Permission, bool);
-
     #[test]
     fn canned_lists() {
         use Permission::{FullControl, Read, ReadAcp, Write, WriteAcp};
-        let table: [(&str, &[Asked<'_>]); 8] = [
+        #[allow(clippy::type_complexity)]
+        let table: [(&str, &[(Caller<'_>, Permission, bool)]); 8] = [
             ("private", &[(Caller::User(A), WriteAcp, true), (Caller::User(B), Read, false)]),
             ("public-read", &[(Caller::Anonymous, Read, true), (Caller::Anonymous, Write, false)]),
             ("public-read-write", &[(Caller::Anonymous, Write, true), (Caller::Anonymous, ReadAcp, false)]),

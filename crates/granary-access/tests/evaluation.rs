@@ -1,7 +1,7 @@
 //! AWS's documented evaluation logic as tables, and a property: the engine agrees with an evaluator that is too simple to
 //! be wrong. Documentation: <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_evaluation-logic.html>
 //! and `reference_policies_elements_condition_operators.html` beside it.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::type_complexity)]
 
 use std::sync::Arc;
 

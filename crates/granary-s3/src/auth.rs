@@ -19,7 +19,7 @@ use crate::access::gate::{Target, denied};
 use crate::access::needs::{self, Need, Needs, On, When};
 use crate::access::view::{Said, parameter, remaining_days};
 use crate::access::{AuthView, Gate, View};
-use crate::context::{Trace, operation_index};
+use crate::context::{Cx, Trace, operation_index};
 use crate::convert;
 use crate::error::Fail;
 
@@ -164,6 +164,22 @@ impl Access {
         View::new(headers, uri, trace.peer, auth, &self.region, self.gate.iam.now())
     }
 
+    /// Decides on one action of an endpoint that is not among S3's operations: on the object where the target names a
+    /// key, else on the bucket.
+    pub(crate) async fn permit(
+        &self,
+        cx: &Cx,
+        headers: &HeaderMap,
+        uri: &Uri,
+        action: &'static str,
+        target: &Target<'_>,
+    ) -> Result<(), Fail> {
+        let proven = Proven { who: Arc::clone(&cx.caller), auth: cx.auth };
+        let on = if target.key.is_some() { On::Object } else { On::Bucket };
+        let view = self.view(headers, uri, &cx.trace, cx.auth);
+        self.decide(&proven, view, &[Need { action, on }], target, &cx.trace).await
+    }
+
     /// Decides on an operation whose document has been read. `said`: what conditions may ask of it.
     async fn decide_later<T>(
         &self,
@@ -189,6 +205,7 @@ impl Access {
 fn answer(trace: &Trace, fail: Fail) -> S3Error {
     match fail {
         Fail::S3(error) => error,
+        Fail::Ai(error) => crate::error::ai_answer(&error).into(),
         Fail::Store(error) => {
             let answer = crate::error::answer(&error, trace.is_chunk_signed);
             if answer.is_our_fault {
@@ -196,7 +213,6 @@ fn answer(trace: &Trace, fail: Fail) -> S3Error {
             }
             answer.into()
         }
-        Fail::Ai(error) => crate::error::ai_answer(&error).into(),
     }
 }
 
@@ -216,13 +232,13 @@ impl Access {
         put: &mut http::Request<s3s::Body>,
         signer: &crate::post::Signer<'_>,
     ) -> S3Result<()> {
-        let (who, version) = match signer {
-            crate::post::Signer::Nobody => (self.gate.iam.anonymous(), None),
-            crate::post::Signer::Key { access_key, token, version } => {
-                (self.gate.iam.authenticate(access_key, *token).map_err(refused)?, Some(*version))
+        let who = match signer {
+            crate::post::Signer::Nobody => self.gate.iam.anonymous(),
+            crate::post::Signer::Key { access_key, token } => {
+                self.gate.iam.authenticate(access_key, *token).map_err(refused)?
             }
         };
-        let auth = AuthView { version, kind: version.map(|_| "POST"), signed_at_s: None };
+        let auth = AuthView::of(put.headers(), "");
         put.extensions_mut().insert(Proven { who, auth });
         Ok(())
     }

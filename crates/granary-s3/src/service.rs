@@ -102,7 +102,6 @@ struct Shared {
     inner: Inner,
     /// Takes who sent a request from its extensions.
     proven: Arc<OnceLock<Inner>>,
-    access: Access,
     store: Arc<dyn ObjectStore>,
     domains: Domains,
     query: Query,
@@ -173,19 +172,7 @@ pub fn service(
     let in_flight = Arc::new(AtomicUsize::new(0));
     let region = config.region.as_str().into();
     Ok(S3Service {
-        shared: Arc::new(Shared {
-            inner,
-            proven,
-            access: access(false),
-            store,
-            domains,
-            query,
-            config,
-            host_id,
-            in_flight,
-            observer,
-            region,
-        }),
+        shared: Arc::new(Shared { inner, proven, store, domains, query, config, host_id, in_flight, observer, region }),
     })
 }
 
@@ -390,12 +377,14 @@ impl S3Service {
         }
         let bucket = crate::convert::bucket_name(&bucket)?;
         let inner = shared.proven.get().ok_or_else(|| S3Error::new(S3ErrorCode::InternalError))?;
+        let (gate, iam) = (Arc::clone(&shared.query.gate), &shared.query.iam);
+        let access = Access { gate, region: shared.config.region.as_str().into(), is_inner: false };
         let door = post::Door {
             inner,
             bucket: bucket.as_str(),
             allow_sigv2: shared.config.allow_sigv2,
-            secret: |access_key: &str| shared.access.gate.iam.secret(access_key).ok_or_else(crate::auth::unknown_key),
-            prove: |put: &mut Request<Body>, signer: post::Signer<'_>| shared.access.prove_form(put, &signer),
+            secret: |access_key: &str| iam.secret(access_key).ok_or_else(crate::auth::unknown_key),
+            prove: |put: &mut Request<Body>, signer: post::Signer<'_>| access.prove_form(put, &signer),
         };
         post::serve(door, parts, body, trace).await
     }

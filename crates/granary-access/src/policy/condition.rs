@@ -264,9 +264,9 @@ impl Wanted {
             Self::Bool(wanted) => {
                 wanted.iter().any(|wanted| value.eq_ignore_ascii_case(if *wanted { "true" } else { "false" }))
             }
-            Self::Binary(wanted) => base64::engine::general_purpose::STANDARD
-                .decode(value)
-                .is_ok_and(|value| wanted.iter().any(|wanted| *wanted == value)),
+            Self::Binary(wanted) => {
+                base64::engine::general_purpose::STANDARD.decode(value).is_ok_and(|value| wanted.contains(&value))
+            }
             Self::Address(networks) => {
                 value.parse::<IpAddr>().is_ok_and(|address| networks.iter().any(|network| network.contains(address)))
             }

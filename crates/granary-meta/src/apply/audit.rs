@@ -58,7 +58,7 @@ impl Cx<'_, '_> {
                 BucketChange::Versioning(_) | BucketChange::Document { .. } | BucketChange::Options(_) => {
                     name.as_str() == AUDIT_BUCKET
                 }
-                // Another wrapping of the same key leaves the trail readable; destroying a bucket's key is not this command.
+                // A new generation of the bucket's key: nothing of the trail changes by it.
                 BucketChange::Key(_) => false,
             },
             Command::SetSystem { name, value } => name == AUDIT_KEEP_DAYS && !self.keeps_longer(value.as_deref()),

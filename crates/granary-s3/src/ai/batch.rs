@@ -95,8 +95,7 @@ pub(super) async fn batch(mut call: Call<'_>) -> Answer {
     for (i, wanted) in list.items.into_iter().enumerate() {
         let item_version = wanted.version.clone();
         let mut item = item(i, wanted)?;
-        let asked =
-            call.route.permit(&call.cx, "GetObject", &call.bucket, Some(item.key.as_str()), item_version.as_deref());
+        let asked = call.permit_version("GetObject", Some(item.key.as_str()), item_version.as_deref());
         if let Err(denied) = asked.await {
             match on_missing {
                 OnMissing::Mark => item.denied = true,

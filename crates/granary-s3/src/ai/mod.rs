@@ -11,7 +11,6 @@ mod query;
 
 use std::sync::Arc;
 
-use granary_access::{By, Decision};
 use granary_store::ai::epoch::Epochs;
 use granary_store::ai::shard::Shards;
 use granary_types::{BucketName, ObjectKey};
@@ -19,12 +18,13 @@ use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use s3s::route::S3Route;
 use s3s::{Body, S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
 
+use crate::access::gate::Target;
 use crate::auth::{Access, Domains};
 use crate::context::{Cx, Trace, operation_index};
 use crate::convert;
 use crate::error::{Fail, invalid_argument};
 use crate::front::FrontDoor;
-use query::{Query, Target};
+use query::{Place, Query};
 
 /// What every parameter of these endpoints begins with.
 const PREFIX: &str = "granary-";
@@ -47,6 +47,7 @@ struct Call<'a> {
     route: &'a AiRoute,
     cx: Cx,
     method: Method,
+    uri: Uri,
     headers: HeaderMap,
     query: Query,
     bucket: BucketName,
@@ -56,25 +57,6 @@ struct Call<'a> {
 }
 
 impl AiRoute {
-    /// Whether the caller may do what `operation` of S3 does, to the bucket or to the key in it. The one place where
-    /// these endpoints ask.
-    async fn permit(
-        &self,
-        cx: &Cx,
-        operation: &str,
-        bucket: &BucketName,
-        key: Option<&str>,
-        version: Option<&str>,
-    ) -> Result<(), Fail> {
-        let is_root = cx.caller.is_root && cx.caller.limits.is_empty();
-        cx.trace.set_decision(Decision { allowed: is_root, by: if is_root { By::Root } else { By::Nothing } });
-        if is_root {
-            return Ok(());
-        }
-        tracing::debug!(request_id = %cx.trace.id, operation, %bucket, key, version, "refused");
-        Err(S3Error::with_message(S3ErrorCode::AccessDenied, "Access Denied").into())
-    }
-
     async fn serve(&self, request: S3Request<Body>) -> S3Result<S3Response<Body>> {
         let cx = Cx::of(&request)?;
         let for_errors = Cx { trace: Arc::clone(&cx.trace), caller: Arc::clone(&cx.caller), auth: cx.auth };
@@ -83,11 +65,11 @@ impl AiRoute {
 
     async fn dispatch(&self, cx: Cx, request: S3Request<Body>) -> Answer {
         let S3Request { input: body, method, uri, headers, .. } = request;
-        let Target { bucket, path } = Target::of(&uri, &headers, &self.domains)?;
+        let Place { bucket, path } = Place::of(&uri, &headers, &self.domains)?;
         let bucket = convert::bucket_name(&bucket)?;
         let query = Query::parse(uri.query().unwrap_or_default())?;
         let endpoint = query.endpoint()?;
-        let call = Call { route: self, cx, method, headers, query, bucket, path, body };
+        let call = Call { route: self, cx, method, uri, headers, query, bucket, path, body };
         let owner = call.headers.get(EXPECTED_OWNER).map(|value| value.to_str().unwrap_or_default());
         self.front.named(call.bucket.as_str(), owner)?;
         match endpoint {
@@ -104,8 +86,19 @@ impl AiRoute {
 
 impl Call<'_> {
     async fn permit(&self, operation: &str, key: Option<&str>) -> Result<(), Fail> {
-        let version = self.query.get("versionId");
-        self.route.permit(&self.cx, operation, &self.bucket, key, version).await
+        self.permit_version(operation, key, self.query.get("versionId")).await
+    }
+
+    /// Whether the caller may do what `operation` of S3 does, to the bucket or to the key in it. The one place where
+    /// these endpoints ask.
+    async fn permit_version(&self, operation: &str, key: Option<&str>, version: Option<&str>) -> Result<(), Fail> {
+        let (action, key) = match (operation, version) {
+            ("ListObjectsV2", _) => ("s3:ListBucket", None),
+            (_, Some(_)) => ("s3:GetObjectVersion", key),
+            (_, None) => ("s3:GetObject", key),
+        };
+        let target = Target { bucket: self.bucket.as_str(), key, version };
+        self.route.access.permit(&self.cx, &self.headers, &self.uri, action, &target).await
     }
 
     /// Names the request in metrics and logs.
@@ -153,7 +146,6 @@ impl S3Route for AiRoute {
             trace.set_operation(operation_index("Other"));
             trace.set_identity(Arc::clone(&proven.who));
         }
-        request.extensions.insert(Arc::clone(&proven.who));
         request.extensions.insert(proven);
         Ok(())
     }

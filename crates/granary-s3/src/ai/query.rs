@@ -38,12 +38,12 @@ const PARAMETERS: [&str; 13] = [
 
 /// Bucket and path.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Target {
+pub(super) struct Place {
     pub(super) bucket: String,
     pub(super) path: String,
 }
 
-impl Target {
+impl Place {
     pub(super) fn of(uri: &Uri, headers: &HeaderMap, domains: &Domains) -> Result<Self, S3Error> {
         let bad = || S3Error::new(S3ErrorCode::InvalidURI);
         let path = percent_decode(uri.path()).ok_or_else(bad)?;
@@ -148,9 +148,9 @@ mod tests {
         let of = |uri: &str, host: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(HOST, host.parse().unwrap());
-            Target::of(&uri.parse().unwrap(), &headers, &Domains::new(&["s3.local".to_owned()])).unwrap()
+            Place::of(&uri.parse().unwrap(), &headers, &Domains::new(&["s3.local".to_owned()])).unwrap()
         };
-        let target = |bucket: &str, path: &str| Target { bucket: bucket.into(), path: path.into() };
+        let target = |bucket: &str, path: &str| Place { bucket: bucket.into(), path: path.into() };
         assert_eq!(of("/b/a+b%20c/d?x", "127.0.0.1:1"), target("b", "a+b c/d"));
         assert_eq!(of("/b", "127.0.0.1"), target("b", ""));
         assert_eq!(of("/k/x", "b.s3.local:9000"), target("b", "k/x"));

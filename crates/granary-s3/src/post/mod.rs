@@ -48,12 +48,7 @@ pub(crate) enum Signer<'a> {
     /// Nobody: no policy and no signature.
     Nobody,
     /// Whoever holds this access key, with the token of a session beside it.
-    Key {
-        access_key: &'a str,
-        token: Option<&'a str>,
-        /// `s3:signatureversion`, for policies.
-        version: &'static str,
-    },
+    Key { access_key: &'a str, token: Option<&'a str> },
 }
 
 /// Where a form goes.
@@ -114,11 +109,7 @@ where
             }
             signed.verify((door.secret)(signed.access_key)?.expose())?;
             check_policy(signed.policy, &fields, door.bucket, file.len())?;
-            Signer::Key {
-                access_key: signed.access_key,
-                token: fields.get("x-amz-security-token"),
-                version: if signed.is_v2() { "AWS" } else { "AWS4-HMAC-SHA256" },
-            }
+            Signer::Key { access_key: signed.access_key, token: fields.get("x-amz-security-token") }
         }
     };
     let mut put = Request::new(Body::empty());

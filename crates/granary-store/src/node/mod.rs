@@ -200,7 +200,10 @@ impl Node {
             reaper::run(Arc::clone(inner), Arc::clone(&self.stop), self.sweep_allowed),
         )));
         tasks.push(tokio::spawn(crate::audit::part("heal", heal::run(Arc::clone(inner), Arc::clone(&self.stop)))));
-        tasks.push(tokio::spawn(crate::ai::keeper::run(self.store.clone(), Arc::clone(&self.stop))));
+        tasks.push(tokio::spawn(crate::audit::part(
+            "keeper",
+            crate::ai::keeper::run(self.store.clone(), Arc::clone(&self.stop)),
+        )));
         inner.resume_heal();
     }
 
