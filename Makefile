@@ -38,7 +38,7 @@ test-clients: build ## The client tests with the heavier clients too (Lance, Del
 verify: bootstrap ## Checks that never write: format, clippy, layers, tidy, generated files, licences
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo run -q --locked -p xtask -- layers tidy deps config
+	cargo run -q --locked -p xtask -- layers tidy deps config compat
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny --locked check advisories bans licenses sources; \
 	else echo "verify: cargo-deny is not installed: known-vulnerability advisories were NOT checked" \
 	     "(licences and sources were, by xtask). To have them: cargo install --locked cargo-deny"; fi
@@ -47,7 +47,7 @@ fix: ## Format, apply clippy's fixes, write generated files
 	cargo fmt --all
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 	cargo fmt --all
-	cargo run -q -p xtask -- config --write
+	cargo run -q -p xtask -- config compat --write
 
 bench: release ## Measure this server; JSON beside the table
 	@$(call with_python,tests/requirements.txt) && GRANARY_BIN="$(RELEASE_BIN)" benches/run

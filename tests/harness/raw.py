@@ -103,15 +103,16 @@ class RawClient:
         return Reply(answer.status, {name.lower(): value for name, value in answer.getheaders()}, data)
 
     def sign(
-        self, method: str, path: str, query: str, headers: dict[str, str], body: bytes, digest: str | None = None
-    ) -> dict[str, str]:
+        self, method: str, path: str, query: str, headers: dict[str, str], body: bytes, digest: str | None = None,
+        with_length: bool = True,
+    ) -> dict[str, str]:  # fmt: skip
         """All headers to send, signed; `digest` stands in for the payload's SHA-256."""
         now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
         day = now[:8]
         digest = digest or (hashlib.sha256(body).hexdigest() if body else EMPTY_SHA256)
         every = {name.lower(): value for name, value in headers.items()}
         every |= {"host": f"{self.host}:{self.port}", "x-amz-date": now, "x-amz-content-sha256": digest}
-        if method in ("PUT", "POST"):
+        if method in ("PUT", "POST") and with_length:
             every["content-length"] = str(len(body))
         names = sorted(every)
         listed = ";".join(names)

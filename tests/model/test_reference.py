@@ -17,7 +17,7 @@ from tests.harness import Content, RawClient, Server
 from tests.harness.raw import NAMESPACE
 
 MIB = 1024 * 1024
-STEPS = int(os.environ.get("MODEL_STEPS", "1200"))
+STEPS = int(os.environ.get("MODEL_STEPS", "2400"))
 # Few names, so that operations meet; names that sort and roll up in awkward ways.
 KEYS = ["a", "a/", "a/b", "a/b/c", "a/c", "a//", "a0", "b", "b/ü", "b/\U0001f980", "b/\uffee", "c d", "c%20d", "c+d", "é", "z" * 200]
 PREFIXES = ["", "a", "a/", "a/b", "b/", "c", "zz", "nope"]
@@ -30,7 +30,8 @@ WRONG_ETAG = '"00000000000000000000000000000000"'
 class Reference:
     """Buckets as dictionaries of key → (content, note, etag)."""
 
-    def __init__(self, client: RawClient, rng: random.Random) -> None:
+    def __init__(self, client: RawClient, rng: random.Random, seed: str = "") -> None:
+        self.seed = seed
         self.client = client
         self.rng = rng
         self.buckets: dict[str, dict[str, tuple[bytes, str, str]]] = {}
@@ -41,7 +42,7 @@ class Reference:
         operation = self.rng.choices(
             [self.put, self.put_if, self.get, self.get_range, self.head, self.delete, self.delete_if, self.delete_many, self.copy,
              self.multipart, self.list_v1, self.list_v2, self.bucket],
-            [14, 8, 8, 8, 4, 7, 4, 3, 8, 3, 6, 9, 2],
+            [14, 8, 8, 8, 4, 7, 4, 3, 8, 2, 6, 9, 2],
         )[0]  # fmt: skip
         operation(self.rng.choice(BUCKETS), self.rng.choice(KEYS))
 
@@ -216,7 +217,7 @@ class Reference:
         if bucket not in self.buckets:
             return
         note = str(next(self.numbers))
-        bodies = [Content(next(self.numbers), 5 * MIB + self.rng.randint(0, 9)).data() for _ in range(self.rng.randint(0, 1))]
+        bodies = [Content(next(self.numbers), 5 * MIB + self.rng.randint(0, 9)).data() for _ in range(self.rng.random() < 0.15)]
         bodies.append(self.fresh()[0] or b"x")
         abort = self.rng.random() < 0.3
         self.note(f"multipart {bucket}/{key} {[len(b) for b in bodies]} {'abort' if abort else ''}")
@@ -307,7 +308,7 @@ def drive(reference: Reference, steps: int) -> None:
             reference.step()
         except Exception as failure:
             story = "\n".join(f"  {line}" for line in reference.history)
-            raise AssertionError(f"step {number}: {failure}\nlast operations, the failing one at the end:\n{story}") from failure
+            raise AssertionError(f"MODEL_SEED={reference.seed}, step {number}: {failure}\nlast operations, the failing one at the end:\n{story}") from failure
 
 
 @pytest.mark.parametrize("run", range(2))
@@ -317,7 +318,7 @@ def test_generated_operations(run):
     rng = random.Random(f"{seed}/{run}")
     with Server(preset=None, env={"GRANARY_STORE_GARBAGE_QUARANTINE_MS": "100"}) as server:
         server.start()
-        reference = Reference(RawClient("127.0.0.1", server.port), rng)
+        reference = Reference(RawClient("127.0.0.1", server.port), rng, seed)
         for bucket in BUCKETS:
             reference.bucket(bucket, "")
         for _ in range(4):

@@ -1,9 +1,10 @@
 //! Checks of the house that cargo does not make, and the files that are generated.
 //!
-//! `cargo run -p xtask -- layers tidy deps config` prints what is wrong and fails; nothing is written
-//! except by `config --write`. The same checks (but `config`, which needs the binary and is diffed by a test
+//! `cargo run -p xtask -- layers tidy deps config compat` prints what is wrong and fails; nothing is written
+//! except by `config --write` and `compat --write`. The same checks (but `config`, which needs the binary and is diffed by a test
 //! of its own in `crates/granary`) run as tests of this crate.
 
+mod compat;
 mod config;
 mod deps;
 mod layers;
@@ -50,7 +51,7 @@ fn main() -> ExitCode {
     let verbs: Vec<&str> = arguments.iter().map(String::as_str).filter(|a| !a.starts_with("--")).collect();
     let unknown_flag = arguments.iter().find(|a| a.starts_with("--") && !matches!(a.as_str(), "--write" | "--check"));
     if verbs.is_empty() || unknown_flag.is_some() {
-        eprintln!("usage: xtask [layers] [tidy] [deps] [config [--check | --write]]");
+        eprintln!("usage: xtask [layers] [tidy] [deps] [config [--check | --write]] [compat [--check | --write]]");
         return ExitCode::from(2);
     }
     let mut failed = false;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
             "tidy" => tidy::check(),
             "deps" => deps::check(),
             "config" => config::run(write),
+            "compat" => compat::run(write),
             _ => Err(format!("no such task: {verb}")),
         };
         let problems = problems.unwrap_or_else(|error| vec![error]);

@@ -9,6 +9,8 @@ mod chores;
 pub mod clock;
 mod core;
 pub mod drive;
+#[doc(hidden)]
+pub mod fuzzing;
 mod header;
 pub mod identity;
 mod index;

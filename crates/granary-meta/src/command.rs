@@ -9,8 +9,8 @@ use granary_types::{Checksum, Head};
 use serde::{Deserialize, Serialize};
 
 use crate::records::{
-    BucketOptions, BucketRecord, FrozenManifest, ObjectRecord, PartRecord, Retention, UploadRecord, VersionRecord,
-    Versioning,
+    BucketOptions, BucketRecord, FrozenManifest, ObjectRecord, PartRecord, Retention, RetentionMode, UploadRecord,
+    VersionRecord, Versioning,
 };
 
 /// A command with what the proposer adds.
@@ -74,6 +74,13 @@ pub enum BucketChange {
     Options(BucketOptions),
     /// Replace the wrapped bucket keys: after a rotation.
     Key(WrappedKey),
+    /// Enable object lock (which needs versioning, and cannot be undone) and say what new versions are retained by.
+    ObjectLock {
+        /// Retention of versions that name none: mode and seconds.
+        default_retention: Option<(RetentionMode, u64)>,
+        /// The configuration as it is shown, kept as the document `object-lock`.
+        document: Vec<u8>,
+    },
 }
 
 /// A change to a dataset.

@@ -9,6 +9,8 @@ mod checkpoint;
 mod checkpointer;
 pub mod command;
 pub mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod index;
 mod keeper;
 mod log;

@@ -39,7 +39,7 @@ pub struct Peer {
 const UNKNOWN: &str = "Unknown";
 
 /// The operations that have a name of their own in metrics; all that are not implemented share `Other`.
-const OPERATIONS: [&str; 69] = [
+const OPERATIONS: &[&str] = &[
     UNKNOWN,
     "Other",
     "AbortMultipartUpload",
@@ -84,6 +84,7 @@ const OPERATIONS: [&str; 69] = [
     "PutObject",
     "PutObjectAcl",
     "PutObjectLegalHold",
+    "PutObjectLockConfiguration",
     "PutObjectRetention",
     "PutObjectTagging",
     "UploadPart",
@@ -139,6 +140,8 @@ pub(crate) struct Trace {
     pub(crate) peer: Option<Peer>,
     /// The bucket it is about, once it was looked up.
     bucket: OnceLock<Arc<BucketRecord>>,
+    /// Of each entry of a page of versions, in order, whether it is a delete marker.
+    markers: Mutex<Vec<bool>>,
 }
 
 impl Trace {
@@ -155,6 +158,7 @@ impl Trace {
             decision: Mutex::new(None),
             peer,
             bucket: OnceLock::new(),
+            markers: Mutex::new(Vec::new()),
         }
     }
 
@@ -217,6 +221,14 @@ impl Trace {
 
     pub(crate) fn take_verdict(&self) -> Option<S3Error> {
         self.verdict.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    pub(crate) fn set_markers(&self, markers: Vec<bool>) {
+        *self.markers.lock().unwrap_or_else(PoisonError::into_inner) = markers;
+    }
+
+    pub(crate) fn take_markers(&self) -> Vec<bool> {
+        std::mem::take(&mut *self.markers.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(crate) fn take_fault(&self) -> Option<String> {

@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use time::format_description::FormatItem;
 use time::macros::format_description;
 
-use crate::error::{bad_request, invalid_argument};
+use crate::error::invalid_argument;
 
 /// Tags on a bucket, at most (S3's limit).
 pub(crate) const BUCKET_TAGS_MAX: usize = 50;
@@ -106,6 +106,17 @@ pub(crate) fn http_date(at: Timestamp) -> String {
         .and_then(|secs| OffsetDateTime::from_unix_timestamp(secs).ok())
         .and_then(|at| at.format(IMF_FIXDATE).ok())
         .unwrap_or_else(|| "Thu, 01 Jan 1970 00:00:00 GMT".to_owned())
+}
+
+const AMZ_DATE: &[FormatItem<'_>] = format_description!("[year][month][day]T[hour][minute][second]Z");
+
+/// `x-amz-date`'s form.
+pub(crate) fn amz_date(at: Timestamp) -> String {
+    i64::try_from(at.as_secs())
+        .ok()
+        .and_then(|secs| OffsetDateTime::from_unix_timestamp(secs).ok())
+        .and_then(|at| at.format(AMZ_DATE).ok())
+        .unwrap_or_default()
 }
 
 /// Any of the three forms of an HTTP date. RFC 850's two-digit years are taken to lie in 1970..2070.
@@ -246,6 +257,9 @@ pub(crate) fn tags_from_header(text: &str) -> Result<Vec<(String, String)>, S3Er
     for pair in text.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         tags.push((form_decode(key).ok_or_else(bad)?, form_decode(value).ok_or_else(bad)?));
+        if tags.len() > 1 && tags[..tags.len() - 1].iter().any(|(other, _)| *other == tags[tags.len() - 1].0) {
+            return Err(bad());
+        }
     }
     check_tags(&tags, granary_types::limits::OBJECT_TAGS_MAX)?;
     Ok(tags)
@@ -261,13 +275,17 @@ pub(crate) fn tags_from_set(set: Vec<dto::Tag>, max: usize) -> Result<Vec<(Strin
 fn check_tags(tags: &[(String, String)], max: usize) -> Result<(), S3Error> {
     let refuse = |code, message: Cow<'static, str>| Err(S3Error::with_message(code, message));
     if tags.len() > max {
-        return Err(bad_request("BadRequest", format!("There can be at most {max} tags")));
+        return refuse(S3ErrorCode::InvalidTag, format!("There cannot be more than {max} tags").into());
     }
+    let is_fine = |text: &str| text.chars().all(|c| c.is_alphanumeric() || c.is_whitespace() || "+-=._:/@".contains(c));
     for (i, (key, value)) in tags.iter().enumerate() {
-        if key.is_empty() || key.chars().count() > TAG_KEY_CHARS_MAX {
+        if key.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("aws:")) {
+            return refuse(S3ErrorCode::InvalidTag, "System tags cannot be added/updated by requester".into());
+        }
+        if key.is_empty() || key.chars().count() > TAG_KEY_CHARS_MAX || !is_fine(key) {
             return refuse(S3ErrorCode::InvalidTag, "The TagKey you have provided is invalid".into());
         }
-        if value.chars().count() > TAG_VALUE_CHARS_MAX {
+        if value.chars().count() > TAG_VALUE_CHARS_MAX || !is_fine(value) {
             return refuse(S3ErrorCode::InvalidTag, "The TagValue you have provided is invalid".into());
         }
         if tags[..i].iter().any(|(other, _)| other == key) {
@@ -338,6 +356,9 @@ mod tests {
         assert_eq!(tags_from_header("a=1&b=x+y&c").unwrap()[1], ("b".into(), "x y".into()));
         assert!(tags_from_header("a=1&a=2").is_err());
         assert!(tags_from_header("=1").is_err());
+        assert!(tags_from_header("aws:a=1").is_err());
+        assert!(tags_from_header("a=%3C").is_err());
+        assert!(tags_from_header("a%20b=x%3D%2B-._:/@").is_ok());
         assert!(tags_from_header(&(0..11).map(|i| format!("k{i}=v&")).collect::<String>()).is_err());
         assert!(tags_from_header(&format!("{}=v", "k".repeat(129))).is_err());
     }

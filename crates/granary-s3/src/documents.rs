@@ -167,6 +167,43 @@ where
     }
 }
 
+/// A page of versions with its versions and delete markers in one order, as S3 sends it: s3s writes the ones behind
+/// the others. `markers` says of each entry which it is.
+pub(crate) fn interleave(document: &[u8], markers: &[bool]) -> Option<Vec<u8>> {
+    if !markers.contains(&true) || !markers.contains(&false) {
+        return None;
+    }
+    let text = std::str::from_utf8(document).ok()?;
+    let run = |open: &str, close: &str, count: usize| {
+        let start = text.find(open)?;
+        let mut entries = Vec::with_capacity(count);
+        let mut at = start;
+        while text[at..].starts_with(open) {
+            let end = at + text[at..].find(close)? + close.len();
+            entries.push(&text[at..end]);
+            at = end;
+        }
+        (entries.len() == count).then_some((start, at, entries))
+    };
+    let marked = markers.iter().filter(|is_marker| **is_marker).count();
+    let (marker_start, marker_end, marker_entries) = run("<DeleteMarker>", "</DeleteMarker>", marked)?;
+    let (start, end, entries) = run("<Version>", "</Version>", markers.len() - marked)?;
+    let (mut marker_entries, mut entries) = (marker_entries.into_iter(), entries.into_iter());
+    let merged: Option<Vec<&str>> =
+        markers.iter().map(|is_marker| if *is_marker { marker_entries.next() } else { entries.next() }).collect();
+    let ((first_start, first_end), (last_start, last_end)) = if marker_start < start {
+        ((marker_start, marker_end), (start, end))
+    } else {
+        ((start, end), (marker_start, marker_end))
+    };
+    let mut out = String::with_capacity(text.len());
+    out.push_str(&text[..first_start]);
+    out.push_str(&text[first_end..last_start]);
+    merged?.into_iter().for_each(|entry| out.push_str(entry));
+    out.push_str(&text[last_end..]);
+    Some(out.into_bytes())
+}
+
 /// An error document with `Message`, `Resource`, `RequestId` and `HostId`, whatever s3s left out.
 pub(crate) fn whole_error(document: &[u8], resource: &str, request_id: &str, host_id: &str) -> Vec<u8> {
     let mut text = String::from_utf8_lossy(document).into_owned();
@@ -285,5 +322,17 @@ mod tests {
     fn controls_become_references() {
         assert_eq!(escape_controls(b"<Key>a\nb\tc</Key>"), None);
         assert_eq!(escape_controls(b"<Key>a\rb\x01</Key>").unwrap(), b"<Key>a&#xD;b&#x1;</Key>");
+    }
+
+    #[test]
+    fn versions_and_markers_in_one_order() {
+        let page = "<?xml?><L><DeleteMarker>a2</DeleteMarker><DeleteMarker>b1</DeleteMarker><Name>n</Name>\
+                    <Version>a3</Version><Version>a1</Version></L>";
+        let out = interleave(page.as_bytes(), &[false, true, false, true]).unwrap();
+        let wanted = "<?xml?><L><Name>n</Name><Version>a3</Version><DeleteMarker>a2</DeleteMarker>\
+                      <Version>a1</Version><DeleteMarker>b1</DeleteMarker></L>";
+        assert_eq!(String::from_utf8(out).unwrap(), wanted);
+        assert_eq!(interleave(page.as_bytes(), &[true, true]), None);
+        assert_eq!(interleave(page.as_bytes(), &[false, true]), None);
     }
 }

@@ -187,6 +187,7 @@ pub fn answer(error: &StoreError, is_chunk_signed: bool) -> Answer {
                 "Your proposed upload of {size_bytes} bytes exceeds the maximum allowed size of {max_bytes} bytes."
             ),
         ),
+        StoreError::Contradiction(what) => Answer::new(400, Code::InvalidRequest, what.clone()),
         StoreError::Invalid(what) => Answer::new(400, Code::InvalidArgument, what.clone()),
         StoreError::WrongRegion { region } => Answer::custom(
             301,

@@ -159,6 +159,7 @@ operations! {
     get_object_legal_hold: lock, GetObjectLegalHoldInput => GetObjectLegalHoldOutput;
     put_object_legal_hold: lock, PutObjectLegalHoldInput => PutObjectLegalHoldOutput;
     get_object_lock_configuration: lock, GetObjectLockConfigurationInput => GetObjectLockConfigurationOutput;
+    put_object_lock_configuration: lock, PutObjectLockConfigurationInput => PutObjectLockConfigurationOutput;
 
     get_bucket_acl: acl, GetBucketAclInput => GetBucketAclOutput;
     put_bucket_acl: acl, PutBucketAclInput => PutBucketAclOutput;

@@ -17,6 +17,7 @@ mod documents;
 pub mod error;
 mod front;
 mod guess;
+mod late;
 mod lenient;
 mod ops;
 mod post;

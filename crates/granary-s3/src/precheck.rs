@@ -1,13 +1,13 @@
 //! What s3s does not refuse but S3 does, or we have to: looked at before s3s sees the request.
 
-use http::header::{AUTHORIZATION, DATE};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Response, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Uri, Version};
 use s3s::{Body, S3Error, S3ErrorCode};
 
 use crate::context::Trace;
 use crate::convert;
-use crate::error::invalid_request;
+use crate::error::{bad_request, invalid_argument, invalid_request};
 use crate::service::refuse_sigv2;
 
 /// The methods that S3 knows on anything.
@@ -28,12 +28,18 @@ const PRESIGNED_SECS_MAX: i64 = 604_800;
 const CLOCK_SKEW_SECS: u64 = 15 * 60;
 const CONTENT_SHA256: HeaderName = HeaderName::from_static("x-amz-content-sha256");
 const AMZ_DATE: HeaderName = HeaderName::from_static("x-amz-date");
+const COPY_SOURCE: HeaderName = HeaderName::from_static("x-amz-copy-source");
+const USER_METADATA: &str = "x-amz-meta-";
+const V2: &str = "AWS ";
+const V4: &str = "AWS4-HMAC-SHA256";
 
 pub(crate) fn check(parts: &Parts, allow_sigv2: bool) -> Result<(), S3Error> {
     if !METHODS.contains(&parts.method) {
         return Err(S3Error::new(S3ErrorCode::MethodNotAllowed));
     }
-    let by_header = parts.headers.get(AUTHORIZATION).is_some_and(|value| value.as_bytes().starts_with(b"AWS "));
+    check_length(parts)?;
+    check_authorization(parts)?;
+    let by_header = parts.headers.get(AUTHORIZATION).is_some_and(|value| value.as_bytes().starts_with(V2.as_bytes()));
     let by_query = parts.uri.query().is_some_and(|query| query.split('&').any(|p| p.starts_with("Signature=")));
     check_v4_query(parts)?;
     check_overrides(parts)?;
@@ -44,6 +50,82 @@ pub(crate) fn check(parts: &Parts, allow_sigv2: bool) -> Result<(), S3Error> {
         check_v2_date(parts)?;
     }
     Ok(())
+}
+
+/// An object's bytes have an announced length; HTTP/1 takes a request without one for an empty one.
+fn check_length(parts: &Parts) -> Result<(), S3Error> {
+    let is_object = parts.uri.path().trim_start_matches('/').split_once('/').is_some_and(|(_, key)| !key.is_empty());
+    let is_told = [CONTENT_LENGTH, TRANSFER_ENCODING, COPY_SOURCE].iter().any(|name| parts.headers.contains_key(name));
+    let has_own_body = parts.method == Method::PUT && is_object && !crate::documents::is_document(parts);
+    if has_own_body && !is_told && parts.version < Version::HTTP_2 && !is_bare_rename(parts) {
+        return Err(S3Error::new(S3ErrorCode::MissingContentLength));
+    }
+    Ok(())
+}
+
+/// RenameObject is a PUT of a key without a body.
+fn is_bare_rename(parts: &Parts) -> bool {
+    parts.uri.query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with("renameObject")))
+}
+
+/// An `Authorization` that is none in its form: s3s answers all of these with codes of its own.
+fn check_authorization(parts: &Parts) -> Result<(), S3Error> {
+    let Some(value) = parts.headers.get(AUTHORIZATION) else { return Ok(()) };
+    let text = value.to_str().unwrap_or_default();
+    if let Some(pair) = text.strip_prefix(V2) {
+        return match pair.split_once(':') {
+            Some((key, signature)) if !key.is_empty() && !signature.is_empty() => Ok(()),
+            _ => Err(invalid_argument("AWS authorization header is invalid.  Expected AwsAccessKeyId:signature")),
+        };
+    }
+    let Some(fields) = text.strip_prefix(V4).filter(|rest| rest.starts_with([' ', ','])) else {
+        return Err(invalid_argument("Unsupported Authorization Type"));
+    };
+    check_v4_fields(fields)?;
+    let date = parts.headers.get(AMZ_DATE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if !is_amz_date(date) {
+        return Err(no_date());
+    }
+    Ok(())
+}
+
+fn check_v4_fields(fields: &str) -> Result<(), S3Error> {
+    let malformed = |why: &str| {
+        bad_request("AuthorizationHeaderMalformed", format!("The authorization header is malformed; {why}"))
+    };
+    let field = |name: &str| {
+        let found = fields.split(',').map(str::trim).find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
+        found.filter(|value| !value.is_empty())
+    };
+    for name in ["Credential", "SignedHeaders", "Signature"] {
+        if field(name).is_none() {
+            return Err(malformed(&format!("the authorization component \"{name}\" is missing.")));
+        }
+    }
+    // An access key may itself contain a slash; the scope's four parts are the last.
+    let scope: Vec<_> = field("Credential").unwrap_or_default().rsplitn(5, '/').collect();
+    if scope.len() < 5 || scope[0] != "aws4_request" || scope.iter().any(|part| part.is_empty()) {
+        let shape = "\"<YOUR-AKID>/YYYYMMDD/REGION/SERVICE/aws4_request\"";
+        return Err(malformed(&format!("the Credential is mal-formed; expecting {shape}.")));
+    }
+    let is_day = |text: &str| text.len() == 8 && text.bytes().all(|b| b.is_ascii_digit());
+    if !is_day(scope[3]) {
+        return Err(malformed(
+            "incorrect date format. This date in the credential must be in the format \"yyyyMMdd\".",
+        ));
+    }
+    Ok(())
+}
+
+/// `20130524T000000Z`, in form.
+fn is_amz_date(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let is_digits = |bytes: &[u8]| bytes.iter().all(u8::is_ascii_digit);
+    bytes.len() == 16 && bytes[8] == b'T' && bytes[15] == b'Z' && is_digits(&bytes[..8]) && is_digits(&bytes[9..15])
+}
+
+fn no_date() -> S3Error {
+    S3Error::with_message(S3ErrorCode::AccessDenied, "AWS authentication requires a valid Date or x-amz-date header")
 }
 
 /// What a presigned URL (SigV4) lacks or has wrong, in AWS's words; s3s would call all of it an invalid request.
@@ -169,8 +251,21 @@ fn contains(document: &[u8], text: &str) -> bool {
 pub(crate) fn complete(parts: &mut Parts) {
     const EMPTY: HeaderValue =
         HeaderValue::from_static("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+    // An empty header is none: the request is anonymous.
+    if parts.headers.get(AUTHORIZATION).is_some_and(HeaderValue::is_empty) {
+        parts.headers.remove(AUTHORIZATION);
+    }
     let is_bare = matches!(parts.method, Method::GET | Method::HEAD | Method::DELETE);
-    let is_v4 = parts.headers.get(AUTHORIZATION).is_some_and(|value| value.as_bytes().starts_with(b"AWS4-HMAC-SHA256"));
+    let is_v4 = parts.headers.get(AUTHORIZATION).is_some_and(|value| value.as_bytes().starts_with(V4.as_bytes()));
+    if is_v4
+        && !parts.headers.contains_key(AMZ_DATE)
+        && let Some(date) = parts.headers.get(DATE).and_then(|value| convert::parse_rfc2822(value.to_str().ok()?))
+        && let Ok(date) = HeaderValue::try_from(convert::amz_date(date))
+    {
+        // A signature over `Date` is made of the same instant in the form of `x-amz-date`.
+        parts.headers.insert(AMZ_DATE, date);
+    }
+    join_metadata(&mut parts.headers);
     if is_bare && is_v4 && !parts.headers.contains_key(CONTENT_SHA256) {
         parts.headers.insert(CONTENT_SHA256, EMPTY);
     }
@@ -193,16 +288,24 @@ fn headers_of_v2(query: &str) -> Vec<(HeaderName, HeaderValue)> {
     query.split('&').filter_map(read).collect()
 }
 
+/// One header per name: S3 joins the values of user metadata that comes in several lines, as signatures do.
+fn join_metadata(headers: &mut HeaderMap) {
+    let is_split =
+        |name: &&HeaderName| name.as_str().starts_with(USER_METADATA) && headers.get_all(*name).iter().nth(1).is_some();
+    let split: Vec<HeaderName> = headers.keys().filter(is_split).cloned().collect();
+    for name in split {
+        let values: Vec<_> = headers.get_all(&name).iter().map(HeaderValue::as_bytes).collect();
+        if let Ok(joined) = HeaderValue::from_bytes(&values.join(&b',')) {
+            headers.insert(name, joined);
+        }
+    }
+}
+
 /// s3s verifies the signature over the date of a SigV2 request, but not that the date is near: without this
 /// a request could be replayed for ever.
 fn check_v2_date(parts: &Parts) -> Result<(), S3Error> {
     let text = |name| parts.headers.get(name).and_then(|value| value.to_str().ok());
-    let date = text(AMZ_DATE).or_else(|| text(DATE)).and_then(convert::parse_rfc2822).ok_or_else(|| {
-        S3Error::with_message(
-            S3ErrorCode::AccessDenied,
-            "AWS authentication requires a valid Date or x-amz-date header",
-        )
-    })?;
+    let date = text(AMZ_DATE).or_else(|| text(DATE)).and_then(convert::parse_rfc2822).ok_or_else(no_date)?;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
     if now.abs_diff(date.as_secs()) > CLOCK_SKEW_SECS {
         return Err(S3Error::with_message(
@@ -211,4 +314,58 @@ fn check_v2_date(parts: &Parts) -> Result<(), S3Error> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    fn parts(headers: &[(&'static str, &'static str)]) -> Parts {
+        let mut request = Request::put("/bucket/key").header("content-length", "0");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn code(headers: &[(&'static str, &'static str)]) -> Option<String> {
+        let mut parts = parts(headers);
+        complete(&mut parts);
+        check(&parts, true).err().map(|error| error.code().as_str().to_owned())
+    }
+
+    const GOOD: &str =
+        "AWS4-HMAC-SHA256 Credential=AK/20130524/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=00";
+
+    #[test]
+    fn authorization_by_its_form() {
+        for (value, wanted) in [
+            ("", None),
+            ("AWS HAHAHA", Some("InvalidArgument")),
+            ("AWS :", Some("InvalidArgument")),
+            ("AWS4 HAHAHA", Some("InvalidArgument")),
+            ("Bearer x", Some("InvalidArgument")),
+            ("AWS4-HMAC-SHA256 Credential=HAHAHA", Some("AuthorizationHeaderMalformed")),
+            (
+                "AWS4-HMAC-SHA256 Credential=a/b/c/d/aws4_request,SignedHeaders=host,Signature=0",
+                Some("AuthorizationHeaderMalformed"),
+            ),
+            (GOOD, Some("AccessDenied")),
+        ] {
+            assert_eq!(code(&[("authorization", value)]).as_deref(), wanted, "{value}");
+        }
+        assert_eq!(code(&[("authorization", GOOD), ("x-amz-date", "20130524T000000Z")]), None);
+        assert_eq!(code(&[("authorization", GOOD), ("date", "Fri, 24 May 2013 00:00:00 GMT")]), None);
+        assert_eq!(code(&[("authorization", GOOD), ("x-amz-date", "Bad Date")]).as_deref(), Some("AccessDenied"));
+    }
+
+    #[test]
+    fn metadata_in_several_lines_is_joined() {
+        let mut parts = parts(&[("x-amz-meta-a", "1"), ("x-amz-meta-a", "2"), ("x-amz-meta-b", "3")]);
+        complete(&mut parts);
+        assert_eq!(parts.headers.get("x-amz-meta-a").unwrap(), "1,2");
+        assert_eq!(parts.headers.get_all("x-amz-meta-a").iter().count(), 1);
+        assert_eq!(parts.headers.get("x-amz-meta-b").unwrap(), "3");
+    }
 }

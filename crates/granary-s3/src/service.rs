@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -41,7 +42,7 @@ use crate::query::{self, Query};
 use crate::rechunk::Rechunk;
 use crate::routes::Routes;
 use crate::unread::Unread;
-use crate::{cors, documents, post, precheck};
+use crate::{cors, documents, late, post, precheck};
 
 /// What the front door can be told.
 #[derive(Clone)]
@@ -62,6 +63,8 @@ pub struct FrontConfig {
     pub in_flight_max: usize,
     /// Bytes of a request's XML document, at most.
     pub xml_bytes_max: usize,
+    /// How long a copy may take before its answer is begun, and then between two bytes of it.
+    pub copy_silence: Duration,
     /// Shown as `x-amz-id-2`: which node answered.
     pub host_id: String,
     /// Memory that indexes of tar shards may take together, in bytes; one shard's at most a quarter of it.
@@ -81,6 +84,7 @@ impl Default for FrontConfig {
             in_flight_max: 1024,
             // 10,000 completed parts with checksums are about 2 MB; 1,000 deletes of the longest keys 1.2 MB.
             xml_bytes_max: 4 * 1024 * 1024,
+            copy_silence: Duration::from_secs(10),
             host_id: "granary".to_owned(),
             shard_index_bytes: 256 * 1024 * 1024,
             audit: None,
@@ -302,6 +306,10 @@ impl S3Service {
                     })
                 };
                 match body {
+                    Ok(body) if late::is_candidate(&parts) => {
+                        let request = Request::from_parts(parts, body);
+                        Ok(self.copy(request, &trace, uri.path(), place.audit.clone()).await)
+                    }
                     Ok(body) => {
                         let call = shared.inner.call(Request::from_parts(parts, body));
                         Ok(match &place.audit {
@@ -432,6 +440,40 @@ impl S3Service {
         Response::from_parts(parts, FrontBody { body, place })
     }
 
+    /// Serves a copy, whose answer may begin before its end.
+    async fn copy(
+        &self,
+        request: Request<Body>,
+        trace: &Arc<Trace>,
+        resource: &str,
+        audit: Option<Arc<RequestAudit>>,
+    ) -> Result<Response<Body>, s3s::HttpError> {
+        let inner = self.shared.inner.clone();
+        let call = Box::pin(async move {
+            let call = inner.call(request);
+            match audit {
+                Some(audit) => audit::scoped(audit as Arc<dyn AuditScope>, call).await,
+                None => call.await,
+            }
+        });
+        let (shared, traced, resource) = (Arc::clone(&self.shared), Arc::clone(trace), resource.to_owned());
+        let document = move |answer: Result<Response<Body>, s3s::HttpError>| {
+            let answer = answer.unwrap_or_else(|error| {
+                traced.set_fault(StdError::from(error).to_string());
+                plain_error(S3Error::new(S3ErrorCode::InternalError))
+            });
+            if let Some(fault) = traced.take_fault() {
+                tracing::error!(request_id = %traced.id, op = traced.operation(), resource, "{fault}");
+            }
+            let body = answer.body().bytes().unwrap_or_default();
+            match answer.status().as_u16() {
+                400.. => documents::whole_error(&body, &resource, &traced.id, &shared.config.host_id),
+                _ => body.to_vec(),
+            }
+        };
+        late::answer(call, Arc::clone(trace), self.shared.config.copy_silence, document).await
+    }
+
     fn finish(
         &self,
         answer: Response<Body>,
@@ -463,6 +505,11 @@ impl S3Service {
         } else if let Some(document) = body.bytes()
             && let Some(document) = match trace.operation() {
                 "GetObjectAttributes" => documents::bare_etag(&document),
+                "ListObjectVersions" => {
+                    let merged = documents::interleave(&document, &trace.take_markers());
+                    let escaped = documents::escape_controls(merged.as_deref().unwrap_or(&document));
+                    escaped.or(merged)
+                }
                 _ => documents::escape_controls(&document),
             }
         {

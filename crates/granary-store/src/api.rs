@@ -191,6 +191,11 @@ pub struct CopyRequest {
     pub algorithm: Option<ChecksumAlgorithm>,
     /// Retention, hold, owner and list of the copy come from the request, never from the source.
     pub lock: Attributes,
+    /// The copy's storage class, which is the request's or `STANDARD`, never the source's; and whether the request names
+    /// it: enough of a change for a copy onto itself.
+    pub storage_class: Option<String>,
+    /// See `storage_class`.
+    pub class_asked: bool,
     /// What the copy is encrypted with: the request's or the bucket's, never the source's.
     pub sse: Sse,
     /// The request (or the bucket's configuration) says so: enough of a change for a copy onto itself.

@@ -88,6 +88,9 @@ pub enum StoreError {
     /// An argument out of bounds; says which and what would be right.
     #[error("{0}")]
     Invalid(String),
+    /// A request that contradicts what it is about; says how.
+    #[error("{0}")]
+    Contradiction(String),
     /// A copy onto itself that changes nothing.
     #[error(
         "a copy of an object onto itself must change its metadata, storage class, website redirect location or encryption"
@@ -154,6 +157,7 @@ impl StoreError {
             | Self::BadChecksum { .. }
             | Self::EntityTooLarge { .. }
             | Self::Invalid(_)
+            | Self::Contradiction(_)
             | Self::CopyOntoItself => ErrorKind::Invalid,
             Self::Sse(error) => match error {
                 SseError::KeyWrong => ErrorKind::Denied,

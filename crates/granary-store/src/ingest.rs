@@ -81,7 +81,9 @@ impl Inner {
 
         let (place, inline, digested) = if size_bytes == 0 {
             let digested = drain_empty(&mut body, digests, claims).await?;
-            (PartPlace::Inline, None, digested)
+            // A part of an upload is a part even when it is empty; a plain object without bytes has none.
+            let is_upload = matches!(spec.of, PartOf::Upload { .. });
+            (PartPlace::Inline, is_upload.then(Bytes::new), digested)
         } else if size_bytes <= self.options.inline_bytes_max as u64 {
             let (sealed, digested) = ingest_inline(&cipher, size_bytes, digests, claims, &mut body).await?;
             StoreStats::add(&self.stats.inline_parts, 1);

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use granary_meta::command::{Command, Condition, Outcome, Refusal};
+use granary_meta::command::{Command, CompletedPart, Condition, Outcome, Refusal};
 use granary_meta::records::{Sse, UploadRecord};
 use granary_types::limits::PARTS_COUNT_MAX;
-use granary_types::{BucketName, ObjectKey, UploadId};
+use granary_types::{BucketName, ChecksumKind, ObjectKey, UploadId};
 
 use crate::api::{
     Claims, CompleteRequest, CopySource, CreateUploadRequest, CustomerKey, ListPartsPage, PutResponse, Result,
@@ -60,10 +60,10 @@ impl Inner {
             // S3 stores every part's checksum in the upload's algorithm; a claim in another is an error.
             match &claims.checksum {
                 Some(claimed) if claimed.algorithm != announced => {
-                    return Err(StoreError::Invalid(format!(
-                        "the upload was created with {}, this part is sent with {}",
-                        announced.name(),
-                        claimed.algorithm.name()
+                    return Err(StoreError::Contradiction(format!(
+                        "Checksum Type mismatch occurred, expected checksum Type: {}, actual checksum Type: {}",
+                        announced.name().to_ascii_lowercase(),
+                        claimed.algorithm.name().to_ascii_lowercase()
                     )));
                 }
                 _ => claims.algorithm = Some(announced),
@@ -129,6 +129,7 @@ impl Inner {
         let CompleteRequest { key, upload, parts, checksum, size_bytes, condition, customer_key, .. } = request;
         // Of an upload that was completed before, the answer is repeated: what it was begun with is in its object.
         if let Some(begun) = self.index()?.upload(bucket.id, &key, upload).map_err(from_meta)? {
+            check_composite(&begun, &parts)?;
             match (&begun.attributes.sse, &customer_key) {
                 (Sse::Customer { .. }, None) if begun.checksum_algorithm.is_some() => {
                     return Err(SseError::CompleteNeedsKey.into());
@@ -187,6 +188,23 @@ impl Inner {
         parts.truncate(limit);
         let next = if more { parts.last().map(|(number, _)| *number).or(Some(marker)) } else { None };
         Ok(ListPartsPage { upload, parts, next })
+    }
+}
+
+/// A composite checksum is made of its parts', and S3 asks for each of them again.
+fn check_composite(begun: &UploadRecord, parts: &[CompletedPart]) -> Result<()> {
+    let Some(algorithm) = begun.checksum_algorithm.filter(|_| begun.checksum_kind == Some(ChecksumKind::Composite))
+    else {
+        return Ok(());
+    };
+    match parts.iter().find(|part| part.checksum.is_none()) {
+        None => Ok(()),
+        Some(part) => Err(StoreError::Contradiction(format!(
+            "The upload was created using a {} checksum. The complete request must include the checksum for each part. \
+             It was missing for part {} in the request.",
+            algorithm.name().to_ascii_lowercase(),
+            part.number
+        ))),
     }
 }
 

@@ -237,6 +237,8 @@ impl Test {
             lock: common::attributes(),
             sse: to.1.sse(),
             sse_asked: true,
+            storage_class: None,
+            class_asked: false,
             customer_key: to.1.key(),
             condition: Condition::default(),
         };

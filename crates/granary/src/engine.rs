@@ -74,6 +74,7 @@ pub(crate) fn front_door(
         allow_sigv2: settings.s3.sigv2,
         allow_customer_keys: !settings.plaintext_beyond_loopback() || settings.s3.customer_keys_in_the_clear,
         in_flight_max: settings.s3.requests_max as usize,
+        copy_silence: Duration::from_millis(settings.s3.copy_silence_ms),
         host_id: node.cluster().to_string(),
         shard_index_bytes: settings.ai.shard_index_bytes,
         audit: Some(node.audit_log()),

@@ -69,6 +69,14 @@ impl Cx<'_, '_> {
                 record.options = options.clone();
             }
             BucketChange::Key(key) => record.key = key.clone(),
+            BucketChange::ObjectLock { default_retention, document } => {
+                let mut options = record.options.clone();
+                options.object_lock = true;
+                options.default_retention = *default_retention;
+                check_options(&record, &options)?;
+                record.options = options;
+                record.documents.insert("object-lock".to_owned(), document.clone());
+            }
         }
         self.batch.put_bucket(record);
         Ok(Outcome::Done)
@@ -97,7 +105,10 @@ fn check_options(record: &BucketRecord, to: &BucketOptions) -> Step<()> {
         return Err(Refusal::InvalidState("the regions that a bucket is pinned to can only be narrowed").into());
     }
     if to.object_lock && record.versioning != Versioning::Enabled {
-        return Err(Refusal::InvalidState("object lock needs versioning to be enabled").into());
+        return Err(Refusal::InvalidState(
+            "Versioning must be 'Enabled' on the bucket to apply a Object Lock configuration",
+        )
+        .into());
     }
     if to.default_retention.is_some() && !to.object_lock {
         return Err(Refusal::InvalidState("object lock is not enabled for the bucket").into());

@@ -76,6 +76,10 @@ fn source_fail(fail: granary_store::StoreError) -> Fail {
         granary_store::StoreError::NotModified { .. } => {
             granary_store::StoreError::Precondition("x-amz-copy-source-If-None-Match").into()
         }
+        granary_store::StoreError::IsDeleteMarker { .. } => {
+            let why = "The source of a copy request may not specifically refer to a delete marker by version id.";
+            crate::error::invalid_request(why).into()
+        }
         other => other.into(),
     }
 }
@@ -104,6 +108,8 @@ pub(crate) async fn copy_object(
             source,
             bucket,
             key: convert::object_key(input.key)?,
+            storage_class: asked.headers.storage_class.clone(),
+            class_asked: headers.contains_key("x-amz-storage-class"),
             replace_attributes: replaces(directive, "metadata")?.then_some(asked),
             replace_tags,
             algorithm: checksums::asked_algorithm(&headers)?,

@@ -15,6 +15,7 @@ use crate::context::Cx;
 use crate::convert::{self, Encoder};
 use crate::error::invalid_argument;
 use crate::front::{FrontDoor, Outcome};
+use crate::ops::owner;
 use crate::ops::read::listed_checksum;
 
 /// First byte of a continuation token.
@@ -43,11 +44,12 @@ fn some(text: Option<String>) -> Option<String> {
     text.filter(|text| !text.is_empty())
 }
 
-fn owner(id: &str) -> dto::Owner {
-    dto::Owner { display_name: None, id: Some(id.to_owned()) }
-}
-
-fn objects(page: Vec<(String, VersionRecord)>, encoder: &Encoder, with_owner: bool) -> Option<Vec<dto::Object>> {
+fn objects(
+    cx: &Cx,
+    page: Vec<(String, VersionRecord)>,
+    encoder: &Encoder,
+    with_owner: bool,
+) -> Option<Vec<dto::Object>> {
     let objects: Vec<_> = page
         .into_iter()
         .filter_map(|(key, record)| {
@@ -60,7 +62,7 @@ fn objects(page: Vec<(String, VersionRecord)>, encoder: &Encoder, with_owner: bo
                 e_tag: Some(convert::etag(&object.etag)),
                 key: Some(encoder.text(key)),
                 last_modified: Some(convert::timestamp(record.created)),
-                owner: with_owner.then(|| owner(&object.attributes.owner)),
+                owner: with_owner.then(|| owner(cx, &object.attributes.owner)),
                 restore_status: None,
                 size: Some(convert::size(object.size_bytes)),
                 storage_class: Some(dto::ObjectStorageClass::from(class.to_owned())),
@@ -84,7 +86,7 @@ async fn page(
 
 pub(crate) async fn list_objects(
     front: &FrontDoor,
-    _cx: &Cx,
+    cx: &Cx,
     request: S3Request<ListObjectsInput>,
 ) -> Outcome<ListObjectsOutput> {
     let input = request.input;
@@ -100,11 +102,12 @@ pub(crate) async fn list_objects(
     let page = page(front, &input.bucket, input.expected_bucket_owner.as_deref(), &asked).await?;
     Ok(S3Response::new(ListObjectsOutput {
         name: Some(input.bucket),
-        prefix: Some(encoder.text(asked.prefix)),
+        // Never encoded in version 1, whose clients do not decode it.
+        prefix: Some(asked.prefix),
         marker: Some(encoder.text(marker)),
         max_keys: i32::try_from(asked.max_keys).ok(),
         is_truncated: Some(page.next_after.is_some()),
-        contents: objects(page.objects, &encoder, true),
+        contents: objects(cx, page.objects, &encoder, true),
         common_prefixes: encoder.prefixes(page.common_prefixes),
         // S3 sends it only with a delimiter; without one, clients go on from the last key.
         next_marker: page.next_after.filter(|_| delimiter.is_some()).map(|next| encoder.text(next)),
@@ -116,16 +119,16 @@ pub(crate) async fn list_objects(
 
 pub(crate) async fn list_objects_v2(
     front: &FrontDoor,
-    _cx: &Cx,
+    cx: &Cx,
     request: S3Request<ListObjectsV2Input>,
 ) -> Outcome<ListObjectsV2Output> {
     let input = request.input;
     let encoder = Encoder::new(input.encoding_type.as_ref())?;
     let delimiter = some(input.delimiter);
     let after = match input.continuation_token.as_deref() {
-        Some("") => return Err(invalid_argument("The continuation token provided is incorrect").into()),
-        Some(token) => Some(from_token(token)?),
-        None => some(input.start_after.clone()),
+        Some(token) if !token.is_empty() => Some(from_token(token)?),
+        // An empty token is where a listing begins: clients send what they were not given.
+        _ => some(input.start_after.clone()),
     };
     let asked = ListRequest {
         prefix: input.prefix.unwrap_or_default(),
@@ -142,7 +145,7 @@ pub(crate) async fn list_objects_v2(
         continuation_token: input.continuation_token,
         is_truncated: Some(page.next_after.is_some()),
         next_continuation_token: page.next_after.as_deref().map(token),
-        contents: objects(page.objects, &encoder, input.fetch_owner.unwrap_or(false)),
+        contents: objects(cx, page.objects, &encoder, input.fetch_owner.unwrap_or(false)),
         common_prefixes: encoder.prefixes(page.common_prefixes),
         delimiter: delimiter.map(|delimiter| encoder.text(delimiter)),
         encoding_type: input.encoding_type,
@@ -153,7 +156,7 @@ pub(crate) async fn list_objects_v2(
 
 pub(crate) async fn list_object_versions(
     front: &FrontDoor,
-    _cx: &Cx,
+    cx: &Cx,
     request: S3Request<ListObjectVersionsInput>,
 ) -> Outcome<ListObjectVersionsOutput> {
     let input = request.input;
@@ -178,6 +181,7 @@ pub(crate) async fn list_object_versions(
         _ => front.store.list_versions(&name, &asked).await?,
     };
     let (mut versions, mut delete_markers) = (Vec::new(), Vec::new());
+    cx.trace.set_markers(page.versions.iter().map(|(_, record, _)| record.is_delete_marker()).collect());
     for (key, record, is_latest) in page.versions {
         let key = Some(encoder.text(key));
         let (last_modified, version_id) = (Some(convert::timestamp(record.created)), Some(record.version.to_string()));
@@ -192,7 +196,7 @@ pub(crate) async fn list_object_versions(
                     is_latest: Some(is_latest),
                     key,
                     last_modified,
-                    owner: Some(owner(&object.attributes.owner)),
+                    owner: Some(owner(cx, &object.attributes.owner)),
                     restore_status: None,
                     size: Some(convert::size(object.size_bytes)),
                     storage_class: Some(dto::ObjectVersionStorageClass::from(class.to_owned())),
@@ -203,7 +207,7 @@ pub(crate) async fn list_object_versions(
                 is_latest: Some(is_latest),
                 key,
                 last_modified,
-                owner: Some(owner(&bucket.owner)),
+                owner: Some(owner(cx, &bucket.owner)),
                 version_id,
             }),
         }

@@ -2,25 +2,32 @@
 
 use std::time::Duration;
 
-use granary_meta::command::VersionChange;
-use granary_meta::records::{Attributes, Retention};
+use granary_meta::command::{BucketChange, VersionChange};
+use granary_meta::records::{Attributes, BucketRecord, Retention, RetentionMode};
 use granary_store::api::{GetRequest, ObjectInfo, Portion, ReadCondition, Unlock};
 use granary_types::BucketName;
 use s3s::dto::{
     self, GetObjectLegalHoldInput, GetObjectLegalHoldOutput, GetObjectLockConfigurationInput,
     GetObjectLockConfigurationOutput, GetObjectRetentionInput, GetObjectRetentionOutput, PutObjectLegalHoldInput,
-    PutObjectLegalHoldOutput, PutObjectRetentionInput, PutObjectRetentionOutput,
+    PutObjectLegalHoldOutput, PutObjectLockConfigurationInput, PutObjectLockConfigurationOutput,
+    PutObjectRetentionInput, PutObjectRetentionOutput,
 };
 use s3s::{S3Error, S3ErrorCode, S3Request, S3Response};
 
 use crate::context::Cx;
 use crate::convert;
-use crate::error::{Fail, invalid_argument, invalid_request};
+use crate::error::{Fail, bad_request, invalid_argument, invalid_request};
 use crate::front::{FrontDoor, Outcome};
 use crate::ops::attributes::{retention_mode, retention_mode_name};
 use crate::ops::delete::may_bypass;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const YEAR_DAYS: u64 = 365;
+/// The longest default retention (S3's limits).
+const DAYS_MAX: i32 = 36_500;
+const YEARS_MAX: i32 = 100;
+/// The bucket's document that says how the default retention was given: `GOVERNANCE days 3`; empty without a rule.
+const DOCUMENT: &str = "object-lock";
 
 fn missing_configuration() -> S3Error {
     invalid_request("Bucket is missing Object Lock Configuration")
@@ -92,7 +99,8 @@ pub(crate) async fn put_object_retention(
     let retention = match input.retention.map(|retention| (retention.mode, retention.retain_until_date)) {
         None | Some((None, None)) => None,
         Some((Some(mode), Some(until))) => {
-            Some(Retention { mode: retention_mode(mode.as_str())?, until: convert::from_timestamp(until) })
+            let mode = retention_mode(mode.as_str()).map_err(|_| malformed())?;
+            Some(Retention { mode, until: convert::from_timestamp(until) })
         }
         Some(_) => return Err(S3Error::new(S3ErrorCode::MalformedXML).into()),
     };
@@ -158,15 +166,106 @@ pub(crate) async fn get_object_lock_configuration(
         )
         .into());
     }
-    let rule = bucket.options.default_retention.map(|(mode, secs)| dto::ObjectLockRule {
-        default_retention: Some(dto::DefaultRetention {
-            days: i32::try_from(secs / DAY.as_secs()).ok(),
-            mode: Some(dto::ObjectLockRetentionMode::from_static(retention_mode_name(mode))),
-            years: None,
-        }),
-    });
+    let rule = default_retention(&bucket).map(|default| dto::ObjectLockRule { default_retention: Some(default) });
     let enabled = dto::ObjectLockEnabled::from_static(dto::ObjectLockEnabled::ENABLED);
     Ok(S3Response::new(GetObjectLockConfigurationOutput {
         object_lock_configuration: Some(dto::ObjectLockConfiguration { object_lock_enabled: Some(enabled), rule }),
     }))
+}
+
+/// The default retention in the unit it was given in; buckets without a document are told in days.
+fn default_retention(bucket: &BucketRecord) -> Option<dto::DefaultRetention> {
+    let (mode, secs) = bucket.options.default_retention?;
+    let document = bucket.documents.get(DOCUMENT).and_then(|document| std::str::from_utf8(document).ok());
+    let years = document
+        .and_then(|text| text.split_once(" years "))
+        .and_then(|(_, count)| count.parse::<i32>().ok())
+        .filter(|_| secs % (YEAR_DAYS * DAY.as_secs()) == 0);
+    Some(dto::DefaultRetention {
+        days: if years.is_some() { None } else { i32::try_from(secs / DAY.as_secs()).ok() },
+        mode: Some(dto::ObjectLockRetentionMode::from_static(retention_mode_name(mode))),
+        years,
+    })
+}
+
+fn malformed() -> S3Error {
+    S3Error::new(S3ErrorCode::MalformedXML)
+}
+
+/// What a configuration says: the default retention, and how it was given.
+fn asked_default(
+    configuration: Option<dto::ObjectLockConfiguration>,
+) -> Result<(Option<(RetentionMode, u64)>, String), S3Error> {
+    let configuration = configuration.ok_or_else(malformed)?;
+    let enabled = configuration.object_lock_enabled.as_ref().map(dto::ObjectLockEnabled::as_str);
+    if enabled != Some(dto::ObjectLockEnabled::ENABLED) {
+        return Err(malformed());
+    }
+    let Some(rule) = configuration.rule else { return Ok((None, String::new())) };
+    let default = rule.default_retention.ok_or_else(malformed)?;
+    let mode = default.mode.as_ref().map(dto::ObjectLockRetentionMode::as_str).unwrap_or_default();
+    let mode = retention_mode(mode).map_err(|_| malformed())?;
+    let (count, unit, days, max) = match (default.days, default.years) {
+        (Some(days), None) => (days, "days", 1, DAYS_MAX),
+        (None, Some(years)) => (years, "years", YEAR_DAYS, YEARS_MAX),
+        _ => return Err(malformed()),
+    };
+    let invalid = |why: String| bad_request("InvalidRetentionPeriod", why);
+    let amount = match u64::try_from(count) {
+        Ok(amount) if amount > 0 => amount,
+        _ => return Err(invalid("Default retention period must be a positive integer value.".to_owned())),
+    };
+    if count > max {
+        return Err(invalid(format!("Default retention period too large: at most {max} {unit}.")));
+    }
+    let document = format!("{} {unit} {count}", retention_mode_name(mode));
+    Ok((Some((mode, amount * days * DAY.as_secs())), document))
+}
+
+pub(crate) async fn put_object_lock_configuration(
+    front: &FrontDoor,
+    _cx: &Cx,
+    request: S3Request<PutObjectLockConfigurationInput>,
+) -> Outcome<PutObjectLockConfigurationOutput> {
+    let input = request.input;
+    let bucket = front.named(&input.bucket, input.expected_bucket_owner.as_deref())?;
+    let (default_retention, document) = asked_default(input.object_lock_configuration)?;
+    let change = BucketChange::ObjectLock { default_retention, document: document.into_bytes() };
+    front.store.change_bucket(&bucket, change).await?;
+    Ok(S3Response::new(PutObjectLockConfigurationOutput::default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn configuration(mode: &str, days: Option<i32>, years: Option<i32>) -> Option<dto::ObjectLockConfiguration> {
+        Some(dto::ObjectLockConfiguration {
+            object_lock_enabled: Some(dto::ObjectLockEnabled::from_static(dto::ObjectLockEnabled::ENABLED)),
+            rule: Some(dto::ObjectLockRule {
+                default_retention: Some(dto::DefaultRetention { days, mode: Some(mode.to_owned().into()), years }),
+            }),
+        })
+    }
+
+    #[test]
+    fn configurations() {
+        let code = |asked| asked_default(asked).unwrap_err().code().as_str().to_owned();
+        let (default, document) = asked_default(configuration("GOVERNANCE", Some(3), None)).unwrap();
+        assert_eq!((default, &*document), (Some((RetentionMode::Governance, 3 * 86_400)), "GOVERNANCE days 3"));
+        let (default, document) = asked_default(configuration("COMPLIANCE", None, Some(2))).unwrap();
+        assert_eq!((default, &*document), (Some((RetentionMode::Compliance, 730 * 86_400)), "COMPLIANCE years 2"));
+        for (asked, wanted) in [
+            (None, "MalformedXML"),
+            (Some(dto::ObjectLockConfiguration::default()), "MalformedXML"),
+            (configuration("governance", Some(1), None), "MalformedXML"),
+            (configuration("GOVERNANCE", None, None), "MalformedXML"),
+            (configuration("GOVERNANCE", Some(1), Some(1)), "MalformedXML"),
+            (configuration("GOVERNANCE", Some(0), None), "InvalidRetentionPeriod"),
+            (configuration("GOVERNANCE", None, Some(-1)), "InvalidRetentionPeriod"),
+            (configuration("GOVERNANCE", Some(36_501), None), "InvalidRetentionPeriod"),
+        ] {
+            assert_eq!(code(asked), wanted);
+        }
+    }
 }

@@ -22,9 +22,18 @@ pub(crate) mod write;
 use granary_meta::command::Condition;
 use http::HeaderMap;
 use http::header::{IF_MATCH, IF_NONE_MATCH};
+use s3s::dto;
 
+use crate::context::Cx;
 use crate::convert;
 use crate::error::{Fail, not_implemented};
+
+/// An owner as S3 shows one. The name is known of who asks, and shown of nobody else.
+pub(crate) fn owner(cx: &Cx, id: &str) -> dto::Owner {
+    let owner = &cx.caller.owner;
+    let display_name = (owner.id == id).then(|| owner.display_name.clone());
+    dto::Owner { display_name, id: Some(id.to_owned()) }
+}
 
 /// Preconditions of a write. `If-None-Match` with an ETag is not in S3: a client that sends one must not
 /// believe that it held.

@@ -21,18 +21,15 @@ use crate::convert::{self, Encoder};
 use crate::error::{Fail, invalid_argument, invalid_request};
 use crate::front::{FrontDoor, Outcome};
 use crate::ops::write::announced_bytes;
-use crate::ops::{attributes, lock, sse, write_condition};
+use crate::ops::{attributes, lock, owner, sse, write_condition};
 
 fn standard() -> Option<dto::StorageClass> {
     Some(dto::StorageClass::from_static(dto::StorageClass::STANDARD))
 }
 
-fn owner(id: &str) -> Option<dto::Owner> {
-    Some(dto::Owner { display_name: None, id: Some(id.to_owned()) })
-}
-
-fn initiator(id: &str) -> Option<dto::Initiator> {
-    Some(dto::Initiator { display_name: None, id: Some(id.to_owned()) })
+fn initiator(cx: &Cx, id: &str) -> Option<dto::Initiator> {
+    let dto::Owner { display_name, id } = owner(cx, id);
+    Some(dto::Initiator { display_name, id })
 }
 
 /// The algorithm and kind asked for; S3's default (CRC-64/NVME of the whole object) where nothing is.
@@ -251,7 +248,7 @@ pub(crate) async fn abort_multipart_upload(
 
 pub(crate) async fn list_parts(
     front: &FrontDoor,
-    _cx: &Cx,
+    cx: &Cx,
     request: S3Request<ListPartsInput>,
 ) -> Outcome<ListPartsOutput> {
     let input = request.input;
@@ -298,12 +295,12 @@ pub(crate) async fn list_parts(
         bucket: Some(input.bucket),
         checksum_algorithm: upload.checksum_algorithm.map(checksums::algorithm_name),
         checksum_type: upload.checksum_kind.map(checksums::kind_name),
-        initiator: initiator(&upload.attributes.owner),
+        initiator: initiator(cx, &upload.attributes.owner),
         is_truncated: Some(next.is_some()),
         key: Some(input.key),
         max_parts: i32::try_from(limit).ok(),
         next_part_number_marker: next.or(last).map(i32::from),
-        owner: owner(&upload.attributes.owner),
+        owner: Some(owner(cx, &upload.attributes.owner)),
         part_number_marker: Some(input.part_number_marker.unwrap_or(0)),
         parts: (!shown.is_empty()).then_some(shown),
         storage_class: class.map(dto::StorageClass::from).or_else(standard),
@@ -314,7 +311,7 @@ pub(crate) async fn list_parts(
 
 pub(crate) async fn list_multipart_uploads(
     front: &FrontDoor,
-    _cx: &Cx,
+    cx: &Cx,
     request: S3Request<ListMultipartUploadsInput>,
 ) -> Outcome<ListMultipartUploadsOutput> {
     let input = request.input;
@@ -346,9 +343,9 @@ pub(crate) async fn list_multipart_uploads(
             checksum_algorithm: upload.checksum_algorithm.map(checksums::algorithm_name),
             checksum_type: upload.checksum_kind.map(checksums::kind_name),
             initiated: Some(convert::timestamp(upload.created)),
-            initiator: initiator(&upload.attributes.owner),
+            initiator: initiator(cx, &upload.attributes.owner),
             key: Some(encoder.text(upload.key.into_string())),
-            owner: owner(&upload.attributes.owner),
+            owner: Some(owner(cx, &upload.attributes.owner)),
             storage_class: upload.attributes.headers.storage_class.map(dto::StorageClass::from).or_else(standard),
             upload_id: Some(upload.id.to_string()),
         })

@@ -3,7 +3,7 @@
 use granary_meta::records::ObjectRecord;
 use granary_store::api::{GetRequest, ObjectInfo, Portion, ReadCondition};
 use granary_types::{Checksum, RangeSpec};
-use http::header::{EXPIRES, HeaderMap, HeaderValue, IF_MATCH, IF_NONE_MATCH};
+use http::header::{EXPIRES, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use s3s::dto::{
     self, GetObjectAttributesInput, GetObjectAttributesOutput, GetObjectInput, GetObjectOutput, HeadObjectInput,
     HeadObjectOutput,
@@ -19,6 +19,8 @@ use crate::{body, convert};
 
 /// Content type of objects stored without one.
 const DEFAULT_CONTENT_TYPE: &str = "binary/octet-stream";
+
+const TAGGING_COUNT: HeaderName = HeaderName::from_static("x-amz-tagging-count");
 
 /// What GetObject and HeadObject have in common of their input.
 struct Asked<'a> {
@@ -213,7 +215,11 @@ pub(crate) async fn head_object(
     let info = front.store.head(get_request(front, asked, &headers)?).await?;
     let sums = Fields::of(shown_checksum(&info, input.checksum_mode.as_ref(), is_part));
     let mut shown = Shown::of(&info.object);
-    let headers = shown.headers(overrides.expires.is_some());
+    let mut headers = shown.headers(overrides.expires.is_some());
+    if let Some(count) = tag_count(&info.object) {
+        // s3s knows it of GET only.
+        headers.insert(TAGGING_COUNT, HeaderValue::from(count));
+    }
     let content_range = content_range(&info);
     let system = info.object.attributes.headers;
     let (lock_mode, lock_until) = shown.retention.unzip();

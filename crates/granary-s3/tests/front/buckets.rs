@@ -203,9 +203,9 @@ fn tags() {
     assert!(elements(&client.get("/data/k?tagging").send().expect(200).text(), "Key").is_empty());
     let names: Vec<_> = (0..11).map(|i| format!("k{i}")).collect();
     let many: Vec<_> = names.iter().map(|k| (k.as_str(), "v")).collect();
-    client.put("/data/k?tagging").body(set(&many).as_bytes()).send().expect_error(400, "BadRequest");
+    client.put("/data/k?tagging").body(set(&many).as_bytes()).send().expect_error(400, "InvalidTag");
     client.get("/data/none?tagging").send().expect_error(404, "NoSuchKey");
-    client.put("/data/k").header("x-amz-tagging", "a=1&a=2").send().expect_error(400, "InvalidTag");
+    client.put("/data/k").header("x-amz-tagging", "a=1&a=2").send().expect_error(400, "InvalidArgument");
 }
 
 #[test]

@@ -372,6 +372,14 @@ impl ObjectStore for Twin {
                     }
                     BucketChange::Options(options) => bucket.record.options = options,
                     BucketChange::Key(key) => bucket.record.key = key,
+                    BucketChange::ObjectLock { default_retention, document } => {
+                        if bucket.record.versioning != Versioning::Enabled {
+                            return Err(Refusal::InvalidState("object lock needs versioning").into());
+                        }
+                        bucket.record.options.object_lock = true;
+                        bucket.record.options.default_retention = default_retention;
+                        bucket.record.documents.insert("object-lock".to_owned(), document);
+                    }
                 }
                 Ok(())
             })
@@ -414,7 +422,7 @@ impl ObjectStore for Twin {
             let is_onto_itself = request.source.bucket == request.bucket
                 && request.source.key == request.key
                 && request.source.version.is_none();
-            if is_onto_itself && request.replace_attributes.is_none() && !request.sse_asked {
+            if is_onto_itself && request.replace_attributes.is_none() && !request.sse_asked && !request.class_asked {
                 return Err(StoreError::CopyOntoItself);
             }
             let tags = request.replace_tags.unwrap_or_else(|| info.object.attributes.tags.clone());

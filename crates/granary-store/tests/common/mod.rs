@@ -182,6 +182,8 @@ impl TestStore {
             lock: attributes(),
             sse: Sse::S3,
             sse_asked: false,
+            storage_class: None,
+            class_asked: false,
             customer_key: None,
             condition: Condition::default(),
         };

@@ -138,6 +138,7 @@ impl Settings {
                 format!("s3.tls_names has `{name}`: write a plain host name or address"),
             );
         }
+        say(s3.copy_silence_ms == 0, "s3.copy_silence_ms is 0: use 10000".to_owned());
         say(s3.requests_max == 0, "s3.requests_max is 0: nothing would be served".to_owned());
         say(s3.connections_max == 0, "s3.connections_max is 0: nobody could connect".to_owned());
         for domain in &s3.domains {

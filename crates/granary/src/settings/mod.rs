@@ -173,6 +173,9 @@ settings! {
         /// How long a request may go without a byte moving either way, in milliseconds. Long, because a reader that
         /// trains on what it streams stops reading for minutes.
         stall_timeout_ms: u64 = 900_000,
+        /// How long a copy may take, in milliseconds, before its answer is begun (with white space, as S3 does) so
+        /// that the client does not give up; then one more byte each time.
+        copy_silence_ms: u64 = 10_000,
         /// Take whatever region a client asks for at CreateBucket and keep it as a label, instead of refusing
         /// all but `node.region`.
         any_region: bool = true,

@@ -1,0 +1,82 @@
+//! The fuzz targets without a fuzzer: every file of the corpus, and seeded mutations of each. libFuzzer needs a nightly
+//! compiler (`fuzz/README.md`); this runs on any.
+//!
+//! `FUZZ_SEED` repeats a run, `FUZZ_ROUNDS` sets how many mutations of each file are tried.
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::type_complexity)]
+
+#[path = "../front/client.rs"]
+mod client;
+#[path = "../front/harness.rs"]
+mod harness;
+#[path = "../front/sign.rs"]
+mod sign;
+mod targets;
+#[path = "../front/twin.rs"]
+mod twin;
+
+use std::fs;
+use std::path::Path;
+
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+
+const ROUNDS: u32 = 150;
+
+fn corpus(target: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
+    let mut files: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert!(!files.is_empty(), "no corpus for {target} in {}", folder.display());
+    files.iter().map(|file| fs::read(file).unwrap()).collect()
+}
+
+/// One to four small changes: what a fuzzer does, without the guidance.
+fn mutate(rng: &mut StdRng, input: &[u8], other: &[u8]) -> Vec<u8> {
+    let mut out = input.to_vec();
+    for _ in 0..rng.random_range(1..=4) {
+        let at = rng.random_range(0..=out.len());
+        let end = rng.random_range(at..=out.len().min(at + 16));
+        match rng.random_range(0..8) {
+            0 if at < out.len() => out[at] ^= 1 << rng.random_range(0..8),
+            1 if at < out.len() => out[at] = rng.random(),
+            2 => drop(out.drain(at..end)),
+            3 => out.insert(at, *b"\0\n\r<>&\"'%-;:,=/0".get(rng.random_range(0..16)).unwrap()),
+            4 => {
+                let copy = out[at..end].to_vec();
+                out.splice(at..at, copy);
+            }
+            5 => {
+                let from = rng.random_range(0..=other.len());
+                out.splice(at..end, other[from..].iter().take(32).copied());
+            }
+            6 => {
+                let numbers = ["0", "-1", "18446744073709551616", "9223372036854775807", "4294967296", "1e9", "\u{fc}"];
+                out.splice(at..end, numbers[rng.random_range(0..numbers.len())].bytes());
+            }
+            _ => out.truncate(at),
+        }
+    }
+    out
+}
+
+#[test]
+fn corpus_and_its_mutations() {
+    let seed = std::env::var("FUZZ_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(rand::random::<u64>);
+    let rounds = std::env::var("FUZZ_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
+    println!("FUZZ_SEED={seed} repeats this");
+    for (name, target) in targets::TARGETS {
+        let files = corpus(name);
+        for (index, file) in files.iter().enumerate() {
+            target(file);
+            // A generator per file, so that one can be repeated alone.
+            let mut rng = StdRng::seed_from_u64(seed ^ (index as u64) << 32 ^ u64::from(name.as_bytes()[0]));
+            for _ in 0..rounds {
+                let other = &files[rng.random_range(0..files.len())];
+                let input = mutate(&mut rng, file, other);
+                let shown = String::from_utf8_lossy(&input).into_owned();
+                let caught = std::panic::catch_unwind(|| target(&input));
+                assert!(caught.is_ok(), "{name}: FUZZ_SEED={seed}: this input broke it:\n{shown:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,3 @@
+#![no_main]
+//! See `granary_fuzz::targets::records`.
+libfuzzer_sys::fuzz_target!(|data: &[u8]| granary_fuzz::targets::records(data));
