@@ -1,3 +1,4 @@
-#![no_main]
 //! See `granary_fuzz::targets::policy`.
+#![no_main]
+
 libfuzzer_sys::fuzz_target!(|data: &[u8]| granary_fuzz::targets::policy(data));

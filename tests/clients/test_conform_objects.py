@@ -323,3 +323,10 @@ def test_presigned_urls_and_their_time(server, bucket, signature, seconds, statu
 def test_torrents_are_not_implemented(s3, bucket):
     s3.put_object(Bucket=bucket, Key="k", Body=b"x")
     assert failure(s3.get_object_torrent, Bucket=bucket, Key="k") == (501, "NotImplemented")
+
+
+def test_settings_that_a_new_bucket_does_not_have(s3, bucket):
+    assert failure(s3.get_bucket_lifecycle_configuration, Bucket=bucket) == (404, "NoSuchLifecycleConfiguration")
+    assert "LoggingEnabled" not in s3.get_bucket_logging(Bucket=bucket)
+    assert "QueueConfigurations" not in s3.get_bucket_notification_configuration(Bucket=bucket)
+    assert "Status" not in s3.get_bucket_accelerate_configuration(Bucket=bucket)
