@@ -55,10 +55,11 @@ impl Cx<'_, '_> {
             | Command::AbortUpload { bucket, .. } => of(bucket),
             Command::DeleteBucket { name } | Command::Dataset { bucket: name, .. } => name.as_str() == AUDIT_BUCKET,
             Command::ChangeBucket { name, change } => match change {
-                BucketChange::Versioning(_) | BucketChange::Document { .. } | BucketChange::Options(_) => {
-                    name.as_str() == AUDIT_BUCKET
-                }
-                // A new generation of the bucket's key: nothing of the trail changes by it.
+                BucketChange::Versioning(_)
+                | BucketChange::Document { .. }
+                | BucketChange::Options(_)
+                | BucketChange::ObjectLock { .. } => name.as_str() == AUDIT_BUCKET,
+                // Another wrapping of the same key leaves the trail readable; destroying a bucket's key is not this command.
                 BucketChange::Key(_) => false,
             },
             Command::SetSystem { name, value } => name == AUDIT_KEEP_DAYS && !self.keeps_longer(value.as_deref()),

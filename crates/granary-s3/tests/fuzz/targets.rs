@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use granary_access::{Credentials, Owner, Secret};
+use granary_access::{Iam, Owner, Secret};
 use granary_s3::{FrontConfig, S3Service, service};
 use granary_types::ClusterId;
 use http::{HeaderName, HeaderValue, Method, Request};
@@ -43,7 +43,7 @@ fn door() -> &'static Door {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let secret = Secret::new(SECRET_KEY.to_owned()).unwrap();
         let owner = Owner::root(ClusterId([0xab; 16]));
-        let credentials = Arc::new(Credentials::with_root(ACCESS_KEY, secret, owner).unwrap());
+        let credentials = Arc::new(Iam::with_root(ACCESS_KEY, secret, owner).unwrap());
         let service = service(Arc::new(Twin::default()), credentials, FrontConfig::default(), None).unwrap();
         let door = Door { runtime, service };
         for (method, target, body) in [("PUT", "/bucket", ""), ("PUT", "/bucket/key", "0123456789")] {
