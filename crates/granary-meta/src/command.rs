@@ -81,6 +81,70 @@ pub enum BucketChange {
         /// The configuration as it is shown, kept as the document `object-lock`.
         document: Vec<u8>,
     },
+    /// Replace the quotas alone; `None`: none.
+    Quota {
+        /// Payload bytes of all versions and of the parts of open uploads.
+        bytes: Option<u64>,
+        /// Versions, delete markers among them.
+        objects: Option<u64>,
+    },
+}
+
+/// Whose request a command serves: told in the events that it makes, decides nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Origin {
+    /// Canonical id of who asked.
+    pub principal: String,
+    /// Their address, as far as it is known.
+    pub source_ip: String,
+    /// `x-amz-request-id`.
+    pub request_id: String,
+    /// How an object came to be written.
+    pub cause: Cause,
+}
+
+/// How an object came to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Cause {
+    /// PutObject.
+    #[default]
+    Put,
+    /// CopyObject.
+    Copy,
+    /// An HTML form.
+    Post,
+}
+
+/// What lifecycle does to a version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExpireAction {
+    /// The version is current and an object: as `DELETE key`.
+    Current {
+        /// Random half of a delete marker's version id.
+        nonce: [u8; 8],
+    },
+    /// The version is not current: removed for good.
+    Noncurrent,
+    /// The version is a delete marker with nothing behind it: removed.
+    Marker,
+    /// The object moves to another storage class (`None`: `STANDARD`).
+    Transition {
+        /// The class.
+        class: Option<String>,
+    },
+}
+
+/// Preconditions of one side of a rename.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RenameCondition {
+    /// `If-Match`.
+    pub if_match: Option<EtagMatch>,
+    /// `If-None-Match`.
+    pub if_none_match: Option<EtagMatch>,
+    /// `If-Modified-Since`, whole seconds.
+    pub if_modified_since: Option<Timestamp>,
+    /// `If-Unmodified-Since`, whole seconds.
+    pub if_unmodified_since: Option<Timestamp>,
 }
 
 /// A change to a dataset.
@@ -286,6 +350,70 @@ pub enum Command {
         /// What.
         change: DatasetChange,
     },
+    /// What lifecycle does to one version. Refused with [`Refusal::Stale`] unless key and bucket are still as the
+    /// worker saw them; object lock holds as for everybody.
+    Expire {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: ObjectKey,
+        /// Which version.
+        version: VersionId,
+        /// Its creation time (null versions are told apart by it).
+        created: Timestamp,
+        /// MD5 of the lifecycle document that was evaluated.
+        rules: [u8; 16],
+        /// What.
+        action: ExpireAction,
+    },
+    /// Adds a part at the end of an object of a bucket that is not versioned.
+    Append {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: ObjectKey,
+        /// The size that the object must have.
+        offset: u64,
+        /// Creation time of the state that the writer saw.
+        base: Timestamp,
+        /// The part.
+        part: Box<PartRecord>,
+        /// The sealed chunk of an inline part.
+        inline: Option<Bytes>,
+        /// Name of the manifest that an object of one part gets.
+        manifest: UploadId,
+        /// Preconditions.
+        condition: Condition,
+    },
+    /// Gives an object of a bucket that is not versioned another key.
+    Rename {
+        /// Bucket.
+        bucket: BucketId,
+        /// Its key.
+        source: ObjectKey,
+        /// The new one; what is there is replaced.
+        destination: ObjectKey,
+        /// Preconditions on the source.
+        source_condition: RenameCondition,
+        /// Preconditions on the destination.
+        condition: RenameCondition,
+        /// A repeat with the same token is answered as the first was.
+        token: Option<String>,
+    },
+    /// Events were delivered: forget those of `target` up to and with `through`.
+    AckEvents {
+        /// ARN of the target.
+        target: String,
+        /// The last of them.
+        through: u64,
+    },
+    /// A command with whose request it serves. Never nested.
+    From {
+        /// Whose.
+        origin: Box<Origin>,
+        /// The command.
+        command: Box<Command>,
+    },
     /// Events of requests that changed nothing (reads, refused requests), in the order they ended.
     Audit {
         /// As `granary-audit` encodes them.
@@ -443,9 +571,24 @@ pub enum Refusal {
     /// The bucket's state does not allow it.
     #[error("{0}")]
     InvalidState(&'static str),
-    /// `MovePart` of a part that is elsewhere or gone.
+    /// `MovePart` of a part that is elsewhere or gone; `Expire` of a version that is no longer as it was.
     #[error("the part is no longer there")]
     Stale,
+    /// An append at another place than the end.
+    #[error("the object has {size_bytes} bytes")]
+    InvalidWriteOffset {
+        /// The object's size.
+        size_bytes: u64,
+    },
+    /// An append to an object that has as many parts as there may be.
+    #[error("the object has the most parts there may be")]
+    TooManyParts,
+    /// The key changed while the request was on its way.
+    #[error("the key was changed by another request meanwhile")]
+    Conflict,
+    /// A client token that stood for another request before.
+    #[error("the client token was used for another request")]
+    TokenReused,
     /// What the node keeps for itself: nobody changes it, whatever their rights.
     #[error("{0}")]
     Protected(&'static str),
@@ -474,6 +617,10 @@ impl Refusal {
             Self::Locked(_) | Self::Frozen { .. } | Self::Protected(_) => "AccessDenied",
             Self::QuotaExceeded => "QuotaExceeded",
             Self::InvalidState(_) => "InvalidBucketState",
+            Self::InvalidWriteOffset { .. } => "InvalidWriteOffset",
+            Self::TooManyParts => "TooManyParts",
+            Self::Conflict => "ConditionalRequestConflict",
+            Self::TokenReused => "IdempotencyParameterMismatch",
             Self::Stale => "InternalError",
         }
     }

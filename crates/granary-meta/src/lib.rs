@@ -11,6 +11,7 @@ pub mod command;
 pub mod error;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod events;
 pub mod index;
 mod keeper;
 mod log;
@@ -22,9 +23,12 @@ pub mod stats;
 pub mod store;
 
 pub use apply::AUDIT_KEEP_DAYS;
+pub use apply::expire::{LIFECYCLE_DOCUMENT, document_digest};
 pub use error::{MetaError, Result};
 pub use index::list::{ObjectPage, UploadPage, VersionPage};
-pub use index::{AuditSealed, AuditState, DriveEntry, Index, IndexHandle, IndexOptions, Usage, WithInline};
+pub use index::{
+    AuditSealed, AuditState, DriveEntry, EventQueue, Index, IndexHandle, IndexOptions, Usage, WithInline,
+};
 pub use options::{IndexSource, MetaKey, MirrorFolder, OpenOptions, RecoveryReport};
 pub use proposer::{MemoryProposer, Proposer};
 pub use stats::MetaStats;

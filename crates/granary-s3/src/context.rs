@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use granary_access::{Decision, Identity};
 use granary_meta::records::BucketRecord;
+use granary_meta::command::{Cause, Origin};
 use granary_store::StoreError;
 use s3s::{S3Error, S3ErrorCode, S3Request, S3Result};
 
@@ -110,6 +111,12 @@ const OPERATIONS: &[&str] = &[
     "GranaryEpoch",
     "GranaryDataset",
     "GranaryCache",
+    "PutBucketLifecycleConfiguration",
+    "DeleteBucketLifecycle",
+    "GetBucketNotificationConfiguration",
+    "PutBucketNotificationConfiguration",
+    "GetBucketLogging",
+    "PutBucketLogging",
 ];
 
 /// The number of an operation, for [`Trace::set_operation`].
@@ -252,6 +259,16 @@ impl Cx {
                 Ok(Self { trace: Arc::clone(trace), caller: Arc::clone(&proven.who), auth: proven.auth })
             }
             _ => Err(S3Error::with_message(S3ErrorCode::AccessDenied, "Access Denied")),
+        }
+    }
+
+    /// Whose request this is, for the events that it makes.
+    pub(crate) fn origin(&self) -> Origin {
+        Origin {
+            principal: self.caller.owner.id.clone(),
+            source_ip: self.trace.peer.map(|peer| peer.address.ip().to_string()).unwrap_or_default(),
+            request_id: self.trace.id.clone(),
+            cause: Cause::Put,
         }
     }
 

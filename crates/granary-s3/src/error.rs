@@ -365,6 +365,27 @@ fn refused(refusal: &Refusal) -> Answer {
         Refusal::InvalidState(why) => Answer::new(409, Code::InvalidBucketState, *why),
         Refusal::Stale => Answer::internal(),
         Refusal::Protected(why) => Answer::new(403, Code::AccessDenied, format!("Access Denied: {why}.")),
+        Refusal::InvalidWriteOffset { .. } => Answer::custom(
+            400,
+            "InvalidWriteOffset",
+            "The write offset value that you specified does not match the current object size.",
+        ),
+        Refusal::TooManyParts => Answer::custom(
+            400,
+            "TooManyParts",
+            "You have attempted to add more parts than the maximum of 10000 that are allowed for this object. You can use \
+             the CopyObject operation to copy this object to another and then add more data to the newly copied object.",
+        ),
+        Refusal::Conflict => Answer::custom(
+            409,
+            "ConditionalRequestConflict",
+            "The key was changed by another request meanwhile. Read it again, then repeat the request.",
+        ),
+        Refusal::TokenReused => Answer::custom(
+            400,
+            "IdempotencyParameterMismatch",
+            "The client token was used before for a request with other parameters.",
+        ),
     }
 }
 

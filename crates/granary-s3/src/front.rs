@@ -2,6 +2,7 @@
 //!
 //! What is not here answers `501 NotImplemented` with the operation's name (s3s's default).
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use granary_access::Decision;
@@ -19,7 +20,8 @@ use crate::access::{Gate, View};
 use crate::context::Cx;
 use crate::error::Fail;
 use crate::ops::{
-    access, acl, bucket, copy, cors, delete, encryption, list, lock, multipart, read, settings, tagging, write,
+    access, acl, bucket, copy, cors, delete, encryption, lifecycle, list, lock, logging, multipart, notification, read,
+    settings, tagging, write,
 };
 use crate::service::FrontConfig;
 
@@ -31,6 +33,7 @@ pub struct FrontDoor {
     pub(crate) any_region: bool,
     pub(crate) allow_customer_keys: bool,
     pub(crate) gate: Arc<Gate>,
+    pub(crate) notify_targets: Arc<HashSet<String>>,
 }
 
 /// What an operation ends with.
@@ -44,6 +47,7 @@ impl FrontDoor {
             any_region: config.any_region,
             allow_customer_keys: config.allow_customer_keys,
             gate,
+            notify_targets: Arc::new(config.notify_targets.iter().cloned().collect()),
         }
     }
 
@@ -111,7 +115,8 @@ macro_rules! operations {
             $(
                 async fn $method(&self, request: S3Request<dto::$input>) -> S3Result<S3Response<dto::$output>> {
                     let cx = Cx::of(&request)?;
-                    $module::$method(self, &cx, request).await.map_err(|fail| cx.refuse(self.hide(&cx, fail)))
+                    let work = $module::$method(self, &cx, request);
+                    granary_store::origin::serve(cx.origin(), work).await.map_err(|fail| cx.refuse(self.hide(&cx, fail)))
                 }
             )*
         }
@@ -169,16 +174,22 @@ operations! {
     get_bucket_policy: access, GetBucketPolicyInput => GetBucketPolicyOutput;
     get_bucket_policy_status: access, GetBucketPolicyStatusInput => GetBucketPolicyStatusOutput;
     get_bucket_cors: cors, GetBucketCorsInput => GetBucketCorsOutput;
-    get_bucket_lifecycle_configuration: settings,
+    get_bucket_lifecycle_configuration: lifecycle,
         GetBucketLifecycleConfigurationInput => GetBucketLifecycleConfigurationOutput;
+    put_bucket_lifecycle_configuration: lifecycle,
+        PutBucketLifecycleConfigurationInput => PutBucketLifecycleConfigurationOutput;
+    delete_bucket_lifecycle: lifecycle, DeleteBucketLifecycleInput => DeleteBucketLifecycleOutput;
     get_bucket_website: settings, GetBucketWebsiteInput => GetBucketWebsiteOutput;
     get_bucket_replication: settings, GetBucketReplicationInput => GetBucketReplicationOutput;
     get_bucket_encryption: encryption, GetBucketEncryptionInput => GetBucketEncryptionOutput;
     get_bucket_ownership_controls: access, GetBucketOwnershipControlsInput => GetBucketOwnershipControlsOutput;
     get_public_access_block: access, GetPublicAccessBlockInput => GetPublicAccessBlockOutput;
-    get_bucket_logging: settings, GetBucketLoggingInput => GetBucketLoggingOutput;
-    get_bucket_notification_configuration: settings,
+    get_bucket_logging: logging, GetBucketLoggingInput => GetBucketLoggingOutput;
+    put_bucket_logging: logging, PutBucketLoggingInput => PutBucketLoggingOutput;
+    get_bucket_notification_configuration: notification,
         GetBucketNotificationConfigurationInput => GetBucketNotificationConfigurationOutput;
+    put_bucket_notification_configuration: notification,
+        PutBucketNotificationConfigurationInput => PutBucketNotificationConfigurationOutput;
     get_bucket_request_payment: access, GetBucketRequestPaymentInput => GetBucketRequestPaymentOutput;
     get_bucket_accelerate_configuration: settings,
         GetBucketAccelerateConfigurationInput => GetBucketAccelerateConfigurationOutput;

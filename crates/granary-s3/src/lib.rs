@@ -5,6 +5,7 @@
 //! on is in `docs/SEMANTICS.md`. Listeners, TLS, metrics and settings are the binary's.
 
 mod access;
+mod access_log;
 mod ai;
 mod audit;
 mod auth;
@@ -29,6 +30,7 @@ mod service;
 mod unread;
 
 pub use access::gate::bucket_facts;
+pub use access_log::AccessLog;
 pub use context::{Peer, RequestObserver};
 pub use front::FrontDoor;
 pub use service::{ConfigError, FromBody, FrontBody, FrontConfig, LOG_DIRECTIVE, S3Service, service};

@@ -22,6 +22,7 @@ use http::header::{
     CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue, ORIGIN, SERVER,
     TRANSFER_ENCODING,
 };
+use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt as _, Either};
@@ -30,6 +31,7 @@ use s3s::service::{S3Service as Inner, S3ServiceBuilder};
 use s3s::{Body, S3Error, S3ErrorCode, StdError};
 
 use crate::access::Gate;
+use crate::access_log::{AccessLog, Pending};
 use crate::ai::AiRoute;
 use crate::audit::{End, RequestAudit, error_of};
 use crate::auth::{Access, Auth, Domains, NoKeys};
@@ -42,7 +44,7 @@ use crate::query::{self, Query};
 use crate::rechunk::Rechunk;
 use crate::routes::Routes;
 use crate::unread::Unread;
-use crate::{cors, documents, late, post, precheck};
+use crate::{convert, cors, documents, late, post, precheck};
 
 /// What the front door can be told.
 #[derive(Clone)]
@@ -71,6 +73,8 @@ pub struct FrontConfig {
     pub shard_index_bytes: u64,
     /// Where events of requests go. `None`: nowhere (tests of the front door alone).
     pub audit: Option<Arc<AuditLog>>,
+    /// ARNs that bucket notifications may name.
+    pub notify_targets: Vec<String>,
 }
 
 impl Default for FrontConfig {
@@ -88,6 +92,7 @@ impl Default for FrontConfig {
             host_id: "granary".to_owned(),
             shard_index_bytes: 256 * 1024 * 1024,
             audit: None,
+            notify_targets: Vec::new(),
         }
     }
 }
@@ -114,6 +119,8 @@ struct Shared {
     in_flight: Arc<AtomicUsize>,
     observer: Option<Arc<dyn RequestObserver>>,
     region: Arc<str>,
+    access_log: Arc<AccessLog>,
+    host_text: Arc<str>,
 }
 
 /// Makes the service.
@@ -130,6 +137,7 @@ pub fn service(
     if let Some(domain) = config.domains.iter().find(|domain| !is_domain(domain)) {
         return Err(ConfigError::Domain(domain.clone()));
     }
+    let access_log = AccessLog::new(Arc::clone(&store));
     let domains = Domains::new(&config.domains);
     let shards = Shards::new(Arc::clone(&store), config.shard_index_bytes);
     let gate = Arc::new(Gate::new(Arc::clone(&iam), Arc::clone(&store)));
@@ -175,8 +183,22 @@ pub fn service(
     let inner = built(true);
     let in_flight = Arc::new(AtomicUsize::new(0));
     let region = config.region.as_str().into();
+    let host_text = Arc::from(config.host_id.as_str());
     Ok(S3Service {
-        shared: Arc::new(Shared { inner, proven, store, domains, query, config, host_id, in_flight, observer, region }),
+        shared: Arc::new(Shared {
+            inner,
+            proven,
+            store,
+            domains,
+            query,
+            config,
+            host_id,
+            in_flight,
+            observer,
+            region,
+            access_log,
+            host_text,
+        }),
     })
 }
 
@@ -205,6 +227,27 @@ impl S3Service {
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.shared.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// The lines of logged buckets: whoever runs the service has them delivered.
+    #[must_use]
+    pub fn access_log(&self) -> Arc<AccessLog> {
+        Arc::clone(&self.shared.access_log)
+    }
+
+    /// Begins the line of a request to a bucket that is logged.
+    fn line(&self, parts: &Parts) -> Option<Pending> {
+        let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok()).or(parts.uri.host());
+        let path = parts.uri.path().trim_start_matches('/');
+        let (bucket, key) = match host.and_then(|host| self.shared.domains.bucket(host)) {
+            Some(bucket) => (bucket, path),
+            None => {
+                let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
+                (bucket.to_owned(), key)
+            }
+        };
+        let key = (!key.is_empty()).then(|| convert::form_decode(&key.replace('+', "%2B")).unwrap_or_default());
+        self.shared.access_log.begin(parts, Some(&bucket), key)
     }
 
     /// Serves one request.
@@ -239,6 +282,8 @@ impl S3Service {
             audit: None,
             is_answered: false,
             error: (String::new(), String::new()),
+            line: self.line(&parts).map(Box::new),
+            host_id: Arc::clone(&shared.host_text),
         };
         let mut place = place;
         // Before anything is done for the request: where its event has no room, it is not served.
@@ -490,6 +535,10 @@ impl S3Service {
         {
             place.error = error_of(&document);
         }
+        if let Some(line) = &mut place.line {
+            let error = if parts.status.as_u16() >= 400 { body.bytes() } else { None };
+            line.answered(trace, &parts.headers, error.as_deref());
+        }
         let host_id = &self.shared.host_id;
         if parts.status == StatusCode::OK && parts.headers.contains_key(CONTENT_RANGE) {
             parts.status = StatusCode::PARTIAL_CONTENT;
@@ -592,6 +641,8 @@ struct Place {
     /// An answer was made; else the client went away before.
     is_answered: bool,
     error: (String, String),
+    line: Option<Box<Pending>>,
+    host_id: Arc<str>,
 }
 
 impl Drop for Place {
@@ -609,6 +660,9 @@ impl Drop for Place {
             };
             let status = if self.is_answered { self.status.as_u16() } else { 499 };
             audit.end(End { status, code, message, bytes_in, bytes_out: self.bytes_out });
+        }
+        if let Some(line) = self.line.take() {
+            line.end(&self.trace, self.status, bytes_in, self.bytes_out, &self.host_id);
         }
         if let Some(observer) = &self.observer {
             let micros = u64::try_from(self.trace.started.elapsed().as_micros()).unwrap_or(u64::MAX);

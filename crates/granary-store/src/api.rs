@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use granary_meta::command::{CompletedPart, Condition, EtagMatch};
+use granary_meta::command::{CompletedPart, Condition, EtagMatch, RenameCondition};
 use granary_meta::records::{Attributes, BucketOptions, ObjectRecord, PartRecord, Sse, UploadRecord, VersionRecord};
 use granary_types::{
     BucketName, ByteRange, Checksum, ChecksumAlgorithm, ChecksumKind, ObjectKey, RangeSpec, Timestamp, UploadId,
@@ -79,6 +79,30 @@ pub struct PutRequest {
     pub customer_key: Option<CustomerKey>,
     /// The bytes.
     pub body: BodyIn,
+}
+
+/// `PutObject` at the end of what is there (`x-amz-write-offset-bytes`).
+pub struct AppendRequest {
+    /// What is appended. Its attributes count only where the append makes the object.
+    pub put: PutRequest,
+    /// The size that the object must have.
+    pub offset: u64,
+}
+
+/// `RenameObject`.
+pub struct RenameRequest {
+    /// Bucket.
+    pub bucket: BucketName,
+    /// From.
+    pub source: ObjectKey,
+    /// To.
+    pub destination: ObjectKey,
+    /// Preconditions on the source.
+    pub source_condition: RenameCondition,
+    /// Preconditions on the destination.
+    pub condition: RenameCondition,
+    /// `x-amz-client-token`.
+    pub token: Option<String>,
 }
 
 /// What a write made.
@@ -189,7 +213,7 @@ pub struct CopyRequest {
     pub replace_tags: Option<Vec<(String, String)>>,
     /// Checksum algorithm asked for the copy.
     pub algorithm: Option<ChecksumAlgorithm>,
-    /// Retention, hold, owner and list of the copy come from the request, never from the source.
+    /// Retention, hold, owner, list and storage class of the copy come from the request, never from the source.
     pub lock: Attributes,
     /// The copy's storage class, which is the request's or `STANDARD`, never the source's; and whether the request names
     /// it: enough of a change for a copy onto itself.
@@ -434,8 +458,23 @@ pub trait ObjectStore: Send + Sync + 'static {
         change: granary_meta::command::BucketChange,
     ) -> BoxFuture<'a, Result<()>>;
 
+    /// How long a day of lifecycle rules is.
+    fn lifecycle_day(&self) -> std::time::Duration {
+        std::time::Duration::from_secs(86_400)
+    }
+
     /// Writes an object.
     fn put(&self, request: PutRequest) -> BoxFuture<'_, Result<PutResponse>>;
+    /// Writes at the end of an object.
+    fn append(&self, request: AppendRequest) -> BoxFuture<'_, Result<PutResponse>> {
+        drop(request);
+        Box::pin(std::future::ready(Err(StoreError::Internal("this store takes no appends".to_owned()))))
+    }
+    /// Gives an object another key.
+    fn rename(&self, request: RenameRequest) -> BoxFuture<'_, Result<()>> {
+        drop(request);
+        Box::pin(std::future::ready(Err(StoreError::Internal("this store renames nothing".to_owned()))))
+    }
     /// Reads an object: what it is, and its bytes.
     fn get(&self, request: GetRequest) -> BoxFuture<'_, Result<(ObjectInfo, BodyOut)>>;
     /// What an object is.

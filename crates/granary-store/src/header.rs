@@ -26,6 +26,13 @@ pub(crate) enum PartOf {
         /// Part number.
         number: u16,
     },
+    /// What was appended to an object.
+    Append {
+        /// The object's manifest.
+        manifest: UploadId,
+        /// Which part of it, from 1.
+        number: u16,
+    },
 }
 
 /// A shard's copy of its object's metadata.

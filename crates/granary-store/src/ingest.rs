@@ -69,7 +69,7 @@ impl Inner {
             key: spec.key.clone(),
             etag: match spec.of {
                 PartOf::Object => digested.object_etag(spec.etag, id),
-                PartOf::Upload { .. } => digested.part_etag(spec.etag, id),
+                PartOf::Upload { .. } | PartOf::Append { .. } => digested.part_etag(spec.etag, id),
             },
             of: spec.of.clone(),
             payload_bytes: size_bytes,

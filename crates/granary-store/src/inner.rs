@@ -59,6 +59,8 @@ pub struct StoreOptions {
     pub cache_bytes: u64,
     /// The audit trail.
     pub audit: AuditOptions,
+    /// How long a day of lifecycle rules is: shorter than a day in tests only.
+    pub lifecycle_day: Duration,
 }
 
 impl Default for StoreOptions {
@@ -79,6 +81,7 @@ impl Default for StoreOptions {
             key_cache: Duration::from_secs(300),
             cache_bytes: 0,
             audit: AuditOptions::default(),
+            lifecycle_day: Duration::from_secs(86_400),
         }
     }
 }
@@ -174,9 +177,11 @@ impl Inner {
         Ok(bucket)
     }
 
-    /// A completed upload's parts, in order.
-    pub(crate) fn manifest(&self, id: UploadId) -> Result<Arc<Vec<PartRecord>>> {
-        if let Some(parts) = self.manifests.read().get(&id) {
+    /// The parts of an object that has `count`, in order; more may have been appended since.
+    pub(crate) fn manifest(&self, id: UploadId, count: u32) -> Result<Arc<Vec<PartRecord>>> {
+        if let Some(parts) = self.manifests.read().get(&id)
+            && parts.len() >= count as usize
+        {
             return Ok(Arc::clone(parts));
         }
         // If it is not there, its owner went between the look-up of the version and this one.
@@ -200,7 +205,7 @@ impl Inner {
         let scope = audit::current();
         let event = audit::event_of(scope.as_ref(), &command, &*self.index()?, &self.options.region, self.clock.now());
         let has_event = event.is_some();
-        let outcome = self.meta.propose_audited(command, event).await.map_err(from_meta)?;
+        let outcome = self.meta.propose_audited(self.with_origin(command), event).await.map_err(from_meta)?;
         if let Some(scope) = scope.filter(|_| has_event) {
             scope.written(!matches!(outcome, Outcome::Refused(_)));
         }

@@ -54,6 +54,15 @@ impl Inner {
         let bucket = self.bucket(&request.bucket)?;
         check_number(request.number)?;
         let upload = self.upload(bucket.id, &request.key, request.upload)?;
+        if let Some(quota) = bucket.options.quota_bytes {
+            let usage = self.index()?.usage(bucket.id);
+            let then = usage.bytes.saturating_add(usage.upload_bytes).saturating_add(request.size_bytes);
+            let replaces = self.index()?.part(upload.id, request.number).map_err(from_meta)?.is_some();
+            // Only a courtesy, as in `check_quota_before_body`.
+            if then > quota && !replaces {
+                return Err(Refusal::QuotaExceeded.into());
+            }
+        }
         let UploadPartRequest { key, number, size_bytes, mut claims, customer_key, body, .. } = request;
         check_part(&upload.attributes.sse, customer_key.as_ref())?;
         if let Some(announced) = upload.checksum_algorithm {

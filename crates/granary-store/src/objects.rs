@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use granary_meta::command::{Command, Condition, Outcome, Refusal, VersionChange};
+use granary_meta::command::{Cause, Command, Condition, Outcome, Refusal, VersionChange};
 use granary_meta::records::{
     Attributes, BucketRecord, ObjectRecord, PartPlace, PartRecord, Parts, Retention, Sse, VersionBody, VersionRecord,
     Versioning,
@@ -23,6 +23,7 @@ use crate::error::StoreError;
 use crate::header::PartOf;
 use crate::ingest::IngestSpec;
 use crate::inner::{Inner, from_meta};
+use crate::origin::because;
 use crate::sse::check_unlock;
 
 /// The version id to show: none where the bucket never had versioning.
@@ -53,6 +54,7 @@ impl Inner {
     pub(crate) async fn put(&self, request: PutRequest) -> Result<PutResponse> {
         let bucket = self.bucket(&request.bucket)?;
         self.check_before_body(&bucket, &request.key, &request.condition)?;
+        self.check_quota_before_body(&bucket, &request.key, request.size_bytes)?;
         let PutRequest { key, size_bytes, attributes, claims, condition, customer_key, body, .. } = request;
         let mut attributes = with_default_retention(&bucket, attributes, self.clock.now());
         self.settle_sse(&mut attributes.sse).await?;
@@ -116,6 +118,31 @@ impl Inner {
             return Err(Refusal::Precondition("If-None-Match").into());
         }
         Ok(())
+    }
+
+    /// As [`Inner::check_before_body`], of the bucket's quotas: bytes that `apply` will refuse are not written to the
+    /// drives first.
+    pub(crate) fn check_quota_before_body(
+        &self,
+        bucket: &BucketRecord,
+        key: &ObjectKey,
+        size_bytes: u64,
+    ) -> Result<()> {
+        let (quota_bytes, quota_objects) = (bucket.options.quota_bytes, bucket.options.quota_objects);
+        if quota_bytes.is_none() && quota_objects.is_none() {
+            return Ok(());
+        }
+        let index = self.index()?;
+        let usage = index.usage(bucket.id);
+        let used_bytes = usage.bytes.saturating_add(usage.upload_bytes).saturating_add(size_bytes);
+        let over = quota_bytes.is_some_and(|quota| used_bytes > quota)
+            || quota_objects.is_some_and(|quota| usage.versions >= quota);
+        // What replaces something may fit all the same: `apply` knows.
+        let replaces = || {
+            let may = bucket.versioning != granary_meta::records::Versioning::Enabled;
+            Ok::<_, StoreError>(may && index.current(bucket.id, key).map_err(from_meta)?.is_some())
+        };
+        if over && !replaces()? { Err(Refusal::QuotaExceeded.into()) } else { Ok(()) }
     }
 
     /// The version that a read means, which must be an object.
@@ -184,8 +211,9 @@ impl Inner {
 
     fn part_range(&self, object: &ObjectRecord, number: u16) -> Result<(ByteRange, Option<granary_types::Checksum>)> {
         match &object.parts {
-            Parts::Manifest { id, .. } => {
-                let parts = self.manifest(*id)?;
+            Parts::Manifest { id, count } => {
+                let parts = self.manifest(*id, *count)?;
+                let parts = &parts[..parts.len().min(*count as usize)];
                 let position = usize::from(number).wrapping_sub(1);
                 let part = parts.get(position).ok_or(StoreError::NoSuchPart(u32::from(number)))?;
                 let start: u64 = parts[..position].iter().map(|part| part.payload_bytes).sum();
@@ -202,9 +230,9 @@ impl Inner {
         match &object.parts {
             Parts::Empty => {}
             Parts::One(part) => pieces.push_back(self.piece((**part).clone(), inline, range)?),
-            Parts::Manifest { id, .. } => {
+            Parts::Manifest { id, count } => {
                 let mut start = 0u64;
-                for part in self.manifest(*id)?.iter() {
+                for part in self.manifest(*id, *count)?.iter() {
                     let end = start + part.payload_bytes;
                     let from = range.start.max(start);
                     let to = range.end.min(end);
@@ -334,7 +362,8 @@ impl Inner {
             customer_key: request.customer_key,
             body: copy_body(body),
         };
-        Ok(CopyResponse { put: self.put(put).await?, source_version })
+        let put = because(Cause::Copy, self.put(put)).await?;
+        Ok(CopyResponse { put, source_version })
     }
 
     pub(crate) async fn delete(&self, request: DeleteRequest) -> Result<DeleteResponse> {
@@ -371,9 +400,9 @@ impl Inner {
         let Parts::Manifest { id, count } = &info.object.parts else {
             return Ok(ObjectParts { total: 0, parts: Vec::new(), next: None });
         };
-        let manifest = self.manifest(*id)?;
+        let manifest = self.manifest(*id, *count)?;
         let parts: Vec<_> = (1u32..)
-            .zip(manifest.iter())
+            .zip(manifest.iter().take(*count as usize))
             .skip(after as usize)
             .take(limit as usize)
             .map(|(number, part)| (number, part.payload_bytes, part.checksum.clone()))

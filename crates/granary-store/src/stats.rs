@@ -25,6 +25,26 @@ pub struct StoreStats {
     pub healed_parts: AtomicU64,
     /// Parts that repair could not make whole.
     pub heal_failures: AtomicU64,
+    /// Rounds of the lifecycle worker.
+    pub lifecycle_rounds: AtomicU64,
+    /// Versions that it looked at.
+    pub lifecycle_scanned: AtomicU64,
+    /// Current versions that it deleted.
+    pub lifecycle_expired: AtomicU64,
+    /// Noncurrent versions that it removed.
+    pub lifecycle_noncurrent: AtomicU64,
+    /// Delete markers that it removed.
+    pub lifecycle_markers: AtomicU64,
+    /// Uploads that it aborted.
+    pub lifecycle_uploads: AtomicU64,
+    /// Versions that it moved to another storage class.
+    pub lifecycle_transitions: AtomicU64,
+    /// What object lock kept it from.
+    pub lifecycle_locked: AtomicU64,
+    /// What had changed before its command was applied.
+    pub lifecycle_stale: AtomicU64,
+    /// Commands that the log did not take; the next round tries again.
+    pub lifecycle_failures: AtomicU64,
 }
 
 impl StoreStats {

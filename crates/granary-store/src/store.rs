@@ -12,10 +12,10 @@ use granary_stripe::StripeStore;
 use granary_types::{BucketName, Clock, ObjectKey, UploadId, VersionId};
 
 use crate::api::{
-    BodyOut, CompleteRequest, CopyRequest, CopyResponse, CopySource, CreateBucketRequest, CreateUploadRequest,
-    CustomerKey, DeleteRequest, DeleteResponse, GetRequest, ListPage, ListPartsPage, ListRequest, ListUploadsPage,
-    ListUploadsRequest, ListVersionsPage, ListVersionsRequest, ObjectInfo, ObjectParts, ObjectStore, PutRequest,
-    PutResponse, Result, UploadPartRequest, UploadedPart,
+    AppendRequest, BodyOut, CompleteRequest, CopyRequest, CopyResponse, CopySource, CreateBucketRequest,
+    CreateUploadRequest, CustomerKey, DeleteRequest, DeleteResponse, GetRequest, ListPage, ListPartsPage, ListRequest,
+    ListUploadsPage, ListUploadsRequest, ListVersionsPage, ListVersionsRequest, ObjectInfo, ObjectParts, ObjectStore,
+    PutRequest, PutResponse, RenameRequest, Result, UploadPartRequest, UploadedPart,
 };
 use crate::heal::{HealMode, HealState};
 use crate::inner::{Inner, StoreOptions};
@@ -136,6 +136,24 @@ impl Store {
         self.inner.list_bucket_keys().await
     }
 
+    /// A bucket with what it holds.
+    ///
+    /// # Errors
+    /// `NoSuchBucket`, or that the index is being restored.
+    pub fn bucket_usage(&self, name: &BucketName) -> Result<(Arc<BucketRecord>, granary_meta::Usage)> {
+        let bucket = self.inner.bucket(name)?;
+        let usage = self.inner.index()?.usage(bucket.id);
+        Ok((bucket, usage))
+    }
+
+    /// One round of lifecycle, now (or the rest of one that was interrupted).
+    ///
+    /// # Errors
+    /// The index's, or that the log takes no commands.
+    pub async fn lifecycle_now(&self) -> Result<()> {
+        self.inner.lifecycle_round().await
+    }
+
     /// The settings it runs with.
     #[must_use]
     pub fn options(&self) -> &StoreOptions {
@@ -164,8 +182,20 @@ impl ObjectStore for Store {
         self.inner.change_bucket(name, change).boxed()
     }
 
+    fn lifecycle_day(&self) -> std::time::Duration {
+        self.inner.options.lifecycle_day
+    }
+
     fn put(&self, request: PutRequest) -> BoxFuture<'_, Result<PutResponse>> {
         self.inner.put(request).boxed()
+    }
+
+    fn append(&self, request: AppendRequest) -> BoxFuture<'_, Result<PutResponse>> {
+        self.inner.append(request).boxed()
+    }
+
+    fn rename(&self, request: RenameRequest) -> BoxFuture<'_, Result<()>> {
+        self.inner.rename(request).boxed()
     }
 
     fn get(&self, request: GetRequest) -> BoxFuture<'_, Result<(ObjectInfo, BodyOut)>> {

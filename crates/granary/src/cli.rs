@@ -42,6 +42,9 @@ pub(crate) enum Command {
     /// Look after keys: those that everything is sealed with, and those that clients use
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Look after the buckets of a running node
+    #[command(subcommand)]
+    Bucket(BucketCommand),
     /// Rebuild what is missing or damaged, and say what was done
     Heal(HealArgs),
     /// Say how a running node is
@@ -329,6 +332,67 @@ pub(crate) enum DriveCommand {
     },
 }
 
+/// `granary bucket ...`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BucketCommand {
+    /// How much a bucket may hold
+    #[command(subcommand)]
+    Quota(QuotaCommand),
+}
+
+/// `granary bucket quota ...`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum QuotaCommand {
+    /// Set a bucket's quotas; one that is not named stays as it is
+    Set {
+        /// The bucket
+        bucket: String,
+        /// Bytes of all versions and parts of open uploads, such as 10GiB; `none`: no limit
+        #[arg(long, value_name = "SIZE", required_unless_present = "objects", value_parser = parse_quota)]
+        bytes: Option<Quota>,
+        /// Versions, delete markers among them; `none`: no limit
+        #[arg(long, value_name = "N", value_parser = parse_quota)]
+        objects: Option<Quota>,
+        /// Which node.
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+    /// Show a bucket's quotas and what of them is used
+    Show {
+        /// The bucket
+        bucket: String,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        /// Which node.
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+}
+
+/// A limit, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Quota(pub(crate) Option<u64>);
+
+fn parse_quota(text: &str) -> Result<Quota, String> {
+    if text == "none" {
+        return Ok(Quota(None));
+    }
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim() {
+        "" | "B" => 0,
+        "KiB" | "K" => 10,
+        "MiB" | "M" => 20,
+        "GiB" | "G" => 30,
+        "TiB" | "T" => 40,
+        "PiB" | "P" => 50,
+        _ => return Err("a number with or without KiB, MiB, GiB, TiB or PiB, or `none`".to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| "a whole number, or `none`".to_owned())?;
+    number.checked_mul(1 << shift).map(|n| Quota(Some(n))).ok_or_else(|| "too large".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -355,6 +419,8 @@ mod tests {
             "granary key destroy --bucket b --yes-destroy b",
             "granary key kms create k1",
             "granary key kms list --json",
+            "granary bucket quota set b --bytes 10GiB --objects none",
+            "granary bucket quota show b --json",
             "granary status --json",
             "granary checkpoint latest b/run --json",
             "granary dataset freeze b/p --from raw/a --from raw/b",
@@ -404,6 +470,8 @@ mod tests {
             "granary key create --user alice --access-key AK1",
             "granary key delete",
             "granary dev --preset x",
+            "granary bucket quota set b",
+            "granary bucket quota set b --bytes 10XiB",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::admin::client::{Client, ClientError};
-use crate::cli::{DriveCommand, HealArgs, HealthArgs, NodeArgs, StatusArgs};
+use crate::cli::{BucketCommand, DriveCommand, HealArgs, HealthArgs, NodeArgs, QuotaCommand, StatusArgs};
 
 /// Between two looks at a repair or scrub that runs.
 const POLL: Duration = Duration::from_millis(500);
@@ -180,6 +180,38 @@ pub(crate) fn drive(command: &DriveCommand) -> Result<bool> {
         }
         DriveCommand::Scrub { drive, json, node } => scrub(drive.as_deref(), *json, node),
     }
+}
+
+/// `granary bucket`.
+pub(crate) fn bucket(command: &BucketCommand) -> Result<()> {
+    let BucketCommand::Quota(command) = command;
+    match command {
+        QuotaCommand::Set { bucket, bytes, objects, node } => {
+            let mut body = json!({ "bucket": bucket });
+            for (name, quota) in [("bytes", bytes), ("objects", objects)] {
+                if let Some(quota) = quota {
+                    body[name] = json!(quota.0);
+                }
+            }
+            quota(&post(&Client::new(node)?, "/admin/v1/quota/set", &body)?)
+        }
+        QuotaCommand::Show { bucket, json, node } => {
+            let shown = post(&Client::new(node)?, "/admin/v1/quota/show", &json!({ "bucket": bucket }))?;
+            if *json { say_json(&shown) } else { quota(&shown) }
+        }
+    }
+}
+
+fn quota(shown: &Value) -> Result<()> {
+    let limit = |name: &str, text: fn(u64) -> String| shown[name].as_u64().map_or("no limit".to_owned(), text);
+    say(&format!(
+        "{}: {} of {}, {} of {} objects\n",
+        word(&shown["bucket"]),
+        bytes(number(&shown["used_bytes"])),
+        limit("quota_bytes", bytes),
+        shown["used_objects"],
+        limit("quota_objects", |n| n.to_string()),
+    ))
 }
 
 /// A drive's name as the node knows it: a folder is made absolute here, where it is meant.

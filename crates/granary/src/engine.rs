@@ -48,6 +48,7 @@ pub(crate) fn options(settings: &Settings) -> NodeOptions {
                 unsealed_events_max: audit.unsealed_events_max,
                 keep_days: audit.keep_days,
             },
+            lifecycle_day: Duration::from_secs(store.lifecycle_day_seconds),
             ..StoreOptions::default()
         },
         clock_state: crate::audit::clock_state,
@@ -78,6 +79,7 @@ pub(crate) fn front_door(
         host_id: node.cluster().to_string(),
         shard_index_bytes: settings.ai.shard_index_bytes,
         audit: Some(node.audit_log()),
+        notify_targets: settings.notify_targets().arns(&settings.node.region),
         ..FrontConfig::default()
     };
     granary_s3::service(store, iam, config, Some(observer))

@@ -18,6 +18,7 @@ mod key_commands;
 mod keys;
 mod logging;
 mod metrics;
+mod notify;
 mod preset;
 mod process;
 mod residency_cli;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         Command::Policy(command) => commands_access::policy(&command).map(|()| true).map_err(Failure::from),
         Command::Drive(command) => commands::drive(&command).map_err(Failure::from),
         Command::Key(command) => key_commands::run(&command).map(|()| true).map_err(Failure::from),
+        Command::Bucket(command) => commands::bucket(&command).map(|()| true).map_err(Failure::from),
         Command::Rebuild(args) => rebuild(args).map(|()| true),
         Command::Heal(args) => commands::heal(&args).map_err(Failure::from),
         Command::Status(args) => commands::status(&args).map(|()| true).map_err(Failure::from),

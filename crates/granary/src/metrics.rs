@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use granary_drive::api::DriveHealth;
 use granary_drive::stats::{DriveStats, Latency};
-use granary_s3::RequestObserver;
+use granary_s3::{AccessLog, RequestObserver};
+use granary_store::ObjectStore as _;
 use granary_store::node::Node;
 use granary_store::node::status::DriveStatus;
 use prometheus::core::Collector;
@@ -18,6 +19,7 @@ use prometheus::{
     Encoder as _, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, TextEncoder,
 };
 
+use crate::notify::Notifier;
 use crate::server::ListenerStats;
 
 /// Upper bounds of the request time histogram, seconds.
@@ -32,6 +34,8 @@ pub(crate) struct Metrics {
     bytes_out: IntCounter,
     started: Instant,
     listener: OnceLock<Arc<ListenerStats>>,
+    notifier: OnceLock<Notifier>,
+    access_log: OnceLock<Arc<AccessLog>>,
 }
 
 impl Metrics {
@@ -57,12 +61,24 @@ impl Metrics {
             bytes_out: IntCounter::new("granary_response_bytes_total", "Bytes of response bodies.")?,
             started: Instant::now(),
             listener: OnceLock::new(),
+            notifier: OnceLock::new(),
+            access_log: OnceLock::new(),
         })
     }
 
     /// Where connection counts come from.
     pub(crate) fn set_listener(&self, stats: Arc<ListenerStats>) {
         assert!(self.listener.set(stats).is_ok(), "the listener is set once");
+    }
+
+    /// Where counts of deliveries come from.
+    pub(crate) fn set_notifier(&self, notifier: Notifier) {
+        assert!(self.notifier.set(notifier).is_ok(), "the notifier is set once");
+    }
+
+    /// Where counts of access log lines come from.
+    pub(crate) fn set_access_log(&self, log: Arc<AccessLog>) {
+        assert!(self.access_log.set(log).is_ok(), "the access log is set once");
     }
 
     /// The page in Prometheus' text format.
@@ -86,8 +102,15 @@ impl Metrics {
         if let Some(listener) = self.listener.get() {
             page.listener(listener)?;
         }
+        if let Some(log) = self.access_log.get() {
+            let (delivered, dropped) = log.counts();
+            let lines = ["delivered", "dropped"].into_iter().zip([delivered, dropped]);
+            let lines: Vec<_> = lines.map(|(what, count)| ("lines".to_owned(), what, count)).collect();
+            let help = "Lines of logged buckets: written to their target, or lost.";
+            page.counters("granary_access_log_lines_total", help, ["unit", "event"], &lines)?;
+        }
         if let Some(node) = node {
-            page.node(node)?;
+            page.node(node, self.notifier.get())?;
         }
         let mut out = Vec::new();
         TextEncoder::new().encode(&page.families, &mut out)?;
@@ -170,7 +193,7 @@ impl Page {
         )
     }
 
-    fn node(&mut self, node: &Node) -> Added {
+    fn node(&mut self, node: &Node, notifier: Option<&Notifier>) -> Added {
         let stats = node.store().stats();
         for (name, help, counter) in [
             ("granary_store_ingested_bytes_total", "Plaintext bytes taken in.", &stats.ingested_bytes),
@@ -190,6 +213,30 @@ impl Page {
         ] {
             self.counter(name, help, counter.load(Ordering::Relaxed))?;
         }
+
+        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let lifecycle: Vec<_> = [
+            ("rounds", &stats.lifecycle_rounds),
+            ("versions_scanned", &stats.lifecycle_scanned),
+            ("current_deleted", &stats.lifecycle_expired),
+            ("noncurrent_removed", &stats.lifecycle_noncurrent),
+            ("markers_removed", &stats.lifecycle_markers),
+            ("uploads_aborted", &stats.lifecycle_uploads),
+            ("transitions", &stats.lifecycle_transitions),
+            ("kept_by_lock", &stats.lifecycle_locked),
+            ("changed_meanwhile", &stats.lifecycle_stale),
+            ("failures", &stats.lifecycle_failures),
+        ]
+        .map(|(event, counter)| ("lifecycle".to_owned(), event, count(counter)))
+        .into();
+        self.counters(
+            "granary_lifecycle_events_total",
+            "What the lifecycle worker has done, by name.",
+            ["worker", "event"],
+            &lifecycle,
+        )?;
+        self.quotas(node)?;
+        self.notifications(node, notifier)?;
 
         let status = node.status();
         self.gauge("granary_buckets", "Buckets.", i64::try_from(status.buckets).unwrap_or(i64::MAX))?;
@@ -246,6 +293,56 @@ impl Page {
             ["part", "event"],
             &counted,
         )
+    }
+
+    /// Queues of events and what was delivered of them.
+    fn notifications(&mut self, node: &Node, notifier: Option<&Notifier>) -> Added {
+        let queues = node.store().event_queues().unwrap_or_default();
+        let waiting: Vec<_> = queues.iter().map(|(arn, queue)| (arn.clone(), signed(queue.count))).collect();
+        self.gauges("granary_notify_waiting_events", "Events that wait for their target.", "target", &waiting)?;
+        let mut counted: Vec<_> = queues.into_iter().map(|(arn, queue)| (arn, "dropped", queue.dropped)).collect();
+        for (arn, stats) in notifier.map(Notifier::stats).into_iter().flatten() {
+            for (name, counter) in
+                [("delivered", &stats.delivered), ("failed_tries", &stats.failed), ("given_up", &stats.given_up)]
+            {
+                counted.push((arn.clone(), name, counter.load(Ordering::Relaxed)));
+            }
+        }
+        self.counters(
+            "granary_notify_events_total",
+            "What became of events: `dropped` because too many waited (since the store was made), the others since start.",
+            ["target", "event"],
+            &counted,
+        )
+    }
+
+    /// Use and limits of the buckets that have a quota.
+    fn quotas(&mut self, node: &Node) -> Added {
+        let Ok(buckets) = node.store().list_buckets() else { return Ok(()) };
+        let (mut used, mut limits) = (Vec::new(), Vec::new());
+        for bucket in buckets {
+            let options = &bucket.options;
+            if options.quota_bytes.is_none() && options.quota_objects.is_none() {
+                continue;
+            }
+            let Ok((_, usage)) = node.store().bucket_usage(&bucket.name) else { continue };
+            let name = bucket.name.as_str().to_owned();
+            used.push((name.clone(), "bytes", usage.bytes.saturating_add(usage.upload_bytes)));
+            used.push((name.clone(), "objects", usage.versions));
+            limits.extend(options.quota_bytes.map(|limit| (name.clone(), "bytes", limit)));
+            limits.extend(options.quota_objects.map(|limit| (name, "objects", limit)));
+        }
+        for (name, help, values) in [
+            ("granary_bucket_used", "What buckets with a quota hold.", used),
+            ("granary_bucket_quota", "What buckets may hold.", limits),
+        ] {
+            let gauges = IntGaugeVec::new(Opts::new(name, help), &["bucket", "unit"])?;
+            values.iter().for_each(|(bucket, unit, value)| {
+                gauges.with_label_values(&[bucket.as_str(), unit]).set(signed(*value));
+            });
+            self.families.extend(gauges.collect());
+        }
+        Ok(())
     }
 
     fn drive_activity(&mut self, drives: &[(u16, Arc<DriveStats>)]) -> Added {

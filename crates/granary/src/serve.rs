@@ -28,6 +28,7 @@ use crate::cli::Preset;
 use crate::drive_list::DriveList;
 use crate::engine;
 use crate::metrics::Metrics;
+use crate::notify::Notifier;
 use crate::preset;
 use crate::server::tls::{Port, Tls, TlsError};
 use crate::server::{Listener, Timeouts};
@@ -105,6 +106,9 @@ pub(crate) enum ServeError {
     /// The S3 endpoint's settings.
     #[error("s3: {0}")]
     Front(#[from] granary_s3::ConfigError),
+    /// A target of notifications.
+    #[error("{0}")]
+    Notify(String),
     /// Two metrics with one name.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -294,6 +298,16 @@ async fn live(start: Start, data: DataDir) -> Result<(), ServeError> {
         .flatten()
         .map(|receiver| tokio::spawn(stream::run(Arc::clone(&node), receiver)))
         .collect();
+    let (region, host_id) = (&settings.node.region, node.cluster().to_string());
+    let notifier = Notifier::start(node.store(), &settings.notify_targets(), region, &host_id, &s3_drained)
+        .map_err(ServeError::Notify)?;
+    metrics.set_notifier(notifier);
+    let access_log = service.access_log();
+    metrics.set_access_log(Arc::clone(&access_log));
+    let log_task = {
+        let (access_log, interval) = (Arc::clone(&access_log), Duration::from_millis(s3.access_log_interval_ms));
+        tokio::spawn(async move { access_log.deliver_forever(interval).await })
+    };
     let s3_task = tokio::spawn(s3_listener.run(service, s3_drained));
 
     let admin_ca = admin_tls.as_ref().map(|tls| tls.trusted()).map(|path| std::path::absolute(&path).unwrap_or(path));
@@ -341,6 +355,9 @@ async fn live(start: Start, data: DataDir) -> Result<(), ServeError> {
         stream.abort();
         let _cut = stream.await;
     }
+    log_task.abort();
+    let _ended = log_task.await;
+    access_log.deliver().await;
     node.close().await?;
     drain_admin.send_replace(true);
     // Health checks hold no state: a moment is enough for the last answer.

@@ -7,6 +7,7 @@ use granary_types::{BucketId, BucketName};
 
 use super::{Cx, Step};
 use crate::command::{BucketChange, Outcome, Refusal};
+use crate::events::NOTIFICATION_DOCUMENT;
 use crate::index::Family;
 use crate::index::layout::bucket_key;
 use crate::records::{BucketOptions, BucketRecord, Versioning};
@@ -77,6 +78,15 @@ impl Cx<'_, '_> {
                 record.options = options;
                 record.documents.insert("object-lock".to_owned(), document.clone());
             }
+            BucketChange::Quota { bytes, objects } => {
+                record.options.quota_bytes = *bytes;
+                record.options.quota_objects = *objects;
+            }
+        }
+        if let BucketChange::Document { name, value: Some(_) } = change
+            && name == NOTIFICATION_DOCUMENT
+        {
+            self.notify_test(&record);
         }
         self.batch.put_bucket(record);
         Ok(Outcome::Done)

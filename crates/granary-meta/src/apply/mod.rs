@@ -9,12 +9,16 @@ use crate::error::{MetaError, Result};
 use crate::index::{Batch, Index};
 
 mod audit;
+mod append;
 mod bucket;
 mod condition;
 mod dataset;
+mod event;
+pub mod expire;
 mod lock;
 mod object;
 mod parts;
+mod rename;
 mod restore;
 mod system;
 mod upload;
@@ -50,8 +54,12 @@ type Step<T> = std::result::Result<T, Stop>;
 /// # Errors
 /// Only the index's own: then nothing may be concluded about the command.
 pub fn apply(envelope: &Envelope, index: &Index, batch: &mut Batch<'_>) -> Result<Outcome> {
-    let mut cx = Cx { at: envelope.at, index, batch };
-    let done = match &envelope.command {
+    let (origin, command) = match &envelope.command {
+        Command::From { origin, command } => (Some(&**origin), &**command),
+        command => (None, command),
+    };
+    let mut cx = Cx { at: envelope.at, index, batch, origin, events: event::Pending::default() };
+    let done = match command {
         command if cx.is_protected(command) => {
             Err(Refusal::Protected("the audit trail is written by the node alone").into())
         }
@@ -95,7 +103,33 @@ pub fn apply(envelope: &Envelope, index: &Index, batch: &mut Batch<'_>) -> Resul
         Command::Audit { events } => cx.append_events(events),
         Command::SealAudit(seal) => cx.seal_audit(seal),
         Command::ExpireAudit { bucket, key } => cx.expire_audit(*bucket, key),
+        Command::Expire { bucket, key, version, created, rules, action } => {
+            cx.expire(*bucket, key, (*version, *created), rules, action)
+        }
+        Command::Append { bucket, key, offset, base, part, inline, manifest, condition } => cx.append(append::Append {
+            bucket: *bucket,
+            key,
+            offset: *offset,
+            base: *base,
+            part,
+            inline: inline.as_deref(),
+            manifest: *manifest,
+            condition,
+        }),
+        Command::Rename { bucket, source, destination, source_condition, condition, token } => {
+            cx.rename(rename::Rename {
+                bucket: *bucket,
+                source,
+                destination,
+                source_condition,
+                condition,
+                token: token.as_deref(),
+            })
+        }
+        Command::AckEvents { target, through } => cx.ack_events(target, *through),
+        Command::From { .. } => Err(Refusal::InvalidState("an origin within an origin").into()),
     };
+    let done = done.and_then(|outcome| cx.enqueue().map(|()| outcome));
     let outcome = match done {
         Ok(outcome) => outcome,
         Err(Stop::Refused(refusal)) => {
@@ -129,4 +163,8 @@ pub(crate) struct Cx<'c, 'i> {
     pub index: &'c Index,
     /// The changes.
     pub batch: &'c mut Batch<'i>,
+    /// Whose request this is, where the proposer says.
+    pub origin: Option<&'c crate::command::Origin>,
+    /// Events that the command makes, enqueued with its changes.
+    pub events: event::Pending,
 }

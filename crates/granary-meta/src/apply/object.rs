@@ -6,7 +6,8 @@ use granary_types::{BucketId, ObjectKey, VersionId};
 
 use super::version::Slot;
 use super::{Cx, Step};
-use crate::command::{Condition, Outcome, Refusal};
+use crate::command::{Cause, Condition, Outcome, Refusal};
+use crate::events::EventKind;
 use crate::records::{ObjectRecord, PartOwner, Parts, VersionBody, VersionRecord, Versioning};
 
 impl Cx<'_, '_> {
@@ -26,6 +27,15 @@ impl Cx<'_, '_> {
         let then = (usage.bytes + usage.upload_bytes).saturating_add(more).saturating_sub(less);
         // A write that does not grow the bucket is allowed even over a quota that was lowered since.
         if more > less && then > quota {
+            return Err(Refusal::QuotaExceeded.into());
+        }
+        Ok(())
+    }
+
+    /// Refuses one version more than the bucket may have. Deletes are never refused, though their markers count.
+    pub(super) fn check_quota_objects(&mut self, bucket: &crate::records::BucketRecord, replaces: bool) -> Step<()> {
+        let Some(quota) = bucket.options.quota_objects else { return Ok(()) };
+        if !replaces && self.batch.usage(bucket.id).versions >= quota {
             return Err(Refusal::QuotaExceeded.into());
         }
         Ok(())
@@ -59,6 +69,7 @@ impl Cx<'_, '_> {
         }
         let replaced_bytes = replaced.as_ref().and_then(|r| r.object()).map_or(0, |o| o.size_bytes);
         self.check_quota(&slot.bucket, object.size_bytes, replaced_bytes)?;
+        self.check_quota_objects(&slot.bucket, replaced.is_some())?;
 
         let created = slot.next_created(self.at);
         let version = slot.next_version(created, nonce);
@@ -76,6 +87,12 @@ impl Cx<'_, '_> {
         if let Some(Parts::One(part)) = new.object().map(|o| &o.parts) {
             self.hold_part(bucket, part, inline, PartOwner::Version { key: key.clone(), version, created });
         }
+        let kind = match self.origin.map(|origin| origin.cause).unwrap_or_default() {
+            Cause::Put => EventKind::CreatedPut,
+            Cause::Copy => EventKind::CreatedCopy,
+            Cause::Post => EventKind::CreatedPost,
+        };
+        self.notify(&slot.bucket, key, kind, &new);
         Ok(outcome)
     }
 
@@ -89,19 +106,32 @@ impl Cx<'_, '_> {
     ) -> Step<Outcome> {
         let slot = self.slot(bucket, key)?;
         self.check(condition, slot.current.as_ref())?;
-        let replaced = self.replaced(&slot)?;
+        self.delete_current(&slot, nonce, bypass, [EventKind::RemovedDelete, EventKind::RemovedMarkerCreated])
+    }
+
+    /// As `DELETE key`, with the events that a removal and a new delete marker make.
+    pub(super) fn delete_current(
+        &mut self,
+        slot: &Slot<'_>,
+        nonce: [u8; 8],
+        bypass: bool,
+        [removed, marked]: [EventKind; 2],
+    ) -> Step<Outcome> {
+        let replaced = self.replaced(slot)?;
         if let Some(replaced) = &replaced {
             self.check_unlocked(replaced, bypass)?;
         }
         if slot.bucket.versioning == Versioning::Off {
             let Some(there) = replaced else { return Ok(Outcome::Deleted { version: None, delete_marker: false }) };
-            self.remove(&slot, &there)?;
+            self.remove(slot, &there)?;
+            self.notify(&slot.bucket, slot.key, removed, &there);
             return Ok(Outcome::Deleted { version: Some(there.version), delete_marker: false });
         }
         let created = slot.next_created(self.at);
         let version = slot.next_version(created, nonce);
         let marker = VersionRecord { version, created, body: VersionBody::DeleteMarker };
-        self.install(&slot, replaced.as_ref(), &marker)?;
+        self.install(slot, replaced.as_ref(), &marker)?;
+        self.notify(&slot.bucket, slot.key, marked, &marker);
         Ok(Outcome::Deleted { version: Some(version), delete_marker: true })
     }
 
@@ -126,6 +156,7 @@ impl Cx<'_, '_> {
         };
         self.check_unlocked(&there, bypass)?;
         self.remove(&slot, &there)?;
+        self.notify(&slot.bucket, key, EventKind::RemovedDelete, &there);
         Ok(Outcome::Deleted { version: Some(version), delete_marker: there.is_delete_marker() })
     }
 }

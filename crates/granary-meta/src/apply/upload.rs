@@ -7,6 +7,7 @@ use md5::{Digest as _, Md5};
 
 use super::{Cx, Step};
 use crate::command::{CompletedPart, Condition, Outcome, Refusal};
+use crate::events::EventKind;
 use crate::index::Family;
 use crate::index::entries::{Completion, UploadHead};
 use crate::index::layout::{
@@ -136,6 +137,7 @@ impl Cx<'_, '_> {
         if let Some(replaced) = &replaced {
             self.check_unlocked(replaced, false)?;
         }
+        self.check_quota_objects(&slot.bucket, replaced.is_some())?;
 
         let created = slot.next_created(self.at);
         let version = slot.next_version(created, wanted.nonce);
@@ -180,6 +182,7 @@ impl Cx<'_, '_> {
             at,
         };
         self.remember(upload, &remembered)?;
+        self.notify(&slot.bucket, key, EventKind::CreatedComplete, &new);
         Ok(Outcome::Put { version, created, etag, checksum, size_bytes })
     }
 
@@ -310,7 +313,7 @@ fn etag_of(mode: EtagMode, parts: &Numbered) -> String {
     format!("{}-{}", hex(&hash.finalize()), parts.len())
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 

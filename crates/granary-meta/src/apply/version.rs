@@ -6,6 +6,7 @@ use granary_types::{BucketId, ObjectKey, Timestamp, VersionId};
 
 use super::{Cx, Step};
 use crate::command::{Outcome, Refusal, VersionChange};
+use crate::events::EventKind;
 use crate::index::Family;
 use crate::index::layout::{object_key, version_key};
 use crate::records::{BucketRecord, VersionBody, VersionRecord, Versioning};
@@ -18,7 +19,7 @@ pub(super) struct Slot<'k> {
 }
 
 impl<'k> Slot<'k> {
-    fn object_key(&self) -> Vec<u8> {
+    pub(super) fn object_key(&self) -> Vec<u8> {
         object_key(self.bucket.id, self.key.as_str())
     }
 
@@ -103,7 +104,7 @@ impl Cx<'_, '_> {
     }
 
     /// Drops a removed version's parts and counts it out (its place is the caller's business).
-    fn give_up(&mut self, bucket: BucketId, version: &VersionRecord) -> Step<()> {
+    pub(super) fn give_up(&mut self, bucket: BucketId, version: &VersionRecord) -> Step<()> {
         let mut bytes = 0;
         if let Some(object) = version.object() {
             self.drop_parts(bucket, object)?;
@@ -184,11 +185,24 @@ impl Cx<'_, '_> {
             checksum: object.checksum.clone(),
             size_bytes: object.size_bytes,
         };
-        if current {
-            self.batch.put(Family::Current, &slot.object_key(), &record);
-        } else {
-            self.batch.put(Family::Versions, &slot.version_key(&record), &record);
+        self.put_back(&slot, &record, current);
+        match change {
+            VersionChange::Tags(tags) if tags.is_empty() => {
+                self.notify(&slot.bucket, key, EventKind::TaggingDelete, &record);
+            }
+            VersionChange::Tags(_) => self.notify(&slot.bucket, key, EventKind::TaggingPut, &record),
+            VersionChange::Acl(_) => self.notify(&slot.bucket, key, EventKind::AclPut, &record),
+            VersionChange::Retention { .. } | VersionChange::LegalHold(_) => {}
         }
         Ok(outcome)
+    }
+
+    /// Writes a version that the key has, changed in place.
+    pub(super) fn put_back(&mut self, slot: &Slot<'_>, record: &VersionRecord, current: bool) {
+        if current {
+            self.batch.put(Family::Current, &slot.object_key(), record);
+        } else {
+            self.batch.put(Family::Versions, &slot.version_key(record), record);
+        }
     }
 }

@@ -52,3 +52,20 @@ pub(crate) struct Completion {
     /// Its place in the queue.
     pub at: Timestamp,
 }
+
+/// A target's queue of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct EventQueue {
+    /// Events that wait.
+    pub count: u64,
+    /// Events that were dropped, oldest first, because too many waited.
+    pub dropped: u64,
+}
+
+/// What a client token stood for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TokenUse {
+    pub bucket: BucketId,
+    pub source: ObjectKey,
+    pub destination: ObjectKey,
+}

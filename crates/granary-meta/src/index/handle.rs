@@ -7,8 +7,9 @@ use bytes::Bytes;
 use granary_types::{BucketId, BucketName, DriveId, DriveNo, ObjectKey, PartId, Timestamp, UploadId, VersionId};
 
 use super::list::{ObjectPage, UploadPage, VersionPage};
-use super::{DriveEntry, Index, Usage, WithInline};
+use super::{DriveEntry, EventQueue, Index, Usage, WithInline};
 use crate::error::{MetaError, Result};
+use crate::events::EventRecord;
 use crate::records::{BucketRecord, PartRecord, PartRef, UploadRecord, VersionRecord};
 
 /// The live index: cheap to clone, loads without a lock, and follows the index when it is restored elsewhere
@@ -100,6 +101,12 @@ reads! {
     system(name: &str) -> Option<Bytes>, fallible;
     /// System records whose names begin with `prefix`.
     systems(prefix: &str) -> Vec<(String, Bytes)>, fallible;
+    /// Up to `limit` events of a target behind number `after`.
+    events(target: &str, after: u64, limit: usize) -> Vec<EventRecord>, fallible;
+    /// What is known of a target's queue.
+    event_queue(target: &str) -> EventQueue, fallible;
+    /// All targets that events were ever enqueued for.
+    event_queues() -> Vec<(String, EventQueue)>, fallible;
     /// An open upload of this bucket and key.
     upload(bucket: BucketId, key: &ObjectKey, upload: UploadId) -> Option<UploadRecord>, fallible;
     /// One part of an open upload.

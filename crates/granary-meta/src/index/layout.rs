@@ -33,11 +33,13 @@ pub enum Family {
     Drives,
     /// Sequence number → chain head and record of an audit event that is not sealed yet.
     Audit,
+    /// Target ‖ NUL ‖ sequence → `EventRecord`s on their way out.
+    Events,
 }
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Sys,
         Self::Buckets,
         Self::Current,
@@ -51,6 +53,7 @@ impl Family {
         Self::Garbage,
         Self::Drives,
         Self::Audit,
+        Self::Events,
     ];
 
     /// RocksDB's name for it.
@@ -70,6 +73,7 @@ impl Family {
             Self::Garbage => "garbage",
             Self::Drives => "drives",
             Self::Audit => "audit",
+            Self::Events => "events",
         }
     }
 }
@@ -118,6 +122,43 @@ pub(crate) const COMPLETION_QUEUE: &[u8] = b"q/";
 /// `sys`: a completion's place in the queue.
 pub(crate) fn completion_queue_key(at: Timestamp, upload: UploadId) -> Vec<u8> {
     tagged(COMPLETION_QUEUE, &[&at.0.to_be_bytes(), &upload.0])
+}
+
+/// `sys`: sequence number of the last event, u64.
+pub(crate) const EVENT_SEQUENCE: &[u8] = b"events";
+
+/// `sys`: prefix of the queues of events.
+pub(crate) const EVENT_QUEUES: &[u8] = b"e/";
+
+/// `sys`: what is known of a target's queue.
+pub(crate) fn event_queue_key(target: &str) -> Vec<u8> {
+    tagged(EVENT_QUEUES, &[target.as_bytes()])
+}
+
+/// `events`: what all of a target's begin with.
+pub(crate) fn event_prefix(target: &str) -> Vec<u8> {
+    tagged(target.as_bytes(), &[&[0]])
+}
+
+/// `events`.
+pub(crate) fn event_key(target: &str, sequence: u64) -> Vec<u8> {
+    tagged(target.as_bytes(), &[&[0], &sequence.to_be_bytes()])
+}
+
+/// `sys`: what a client token stood for.
+pub(crate) fn token_key(digest: &[u8; 16]) -> Vec<u8> {
+    tagged(b"t/", &[digest])
+}
+
+/// `sys`: number of client tokens remembered.
+pub(crate) const TOKEN_COUNT: &[u8] = b"tokens";
+
+/// `sys`: prefix of the queue of client tokens, oldest first.
+pub(crate) const TOKEN_QUEUE: &[u8] = b"T/";
+
+/// `sys`: a client token's place in the queue.
+pub(crate) fn token_queue_key(at: Timestamp, digest: &[u8; 16]) -> Vec<u8> {
+    tagged(TOKEN_QUEUE, &[&at.0.to_be_bytes(), digest])
 }
 
 /// `buckets`.

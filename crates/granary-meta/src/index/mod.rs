@@ -21,6 +21,7 @@ use crate::records::BucketRecord;
 pub mod audit;
 pub mod batch;
 pub mod entries;
+mod events;
 mod handle;
 pub mod layout;
 pub mod list;
@@ -30,7 +31,7 @@ mod uploads;
 
 pub use audit::{AuditSealed, AuditState};
 pub use batch::Batch;
-pub use entries::{DriveEntry, Usage};
+pub use entries::{DriveEntry, EventQueue, Usage};
 pub use handle::IndexHandle;
 pub use layout::Family;
 pub use open::IndexOptions;

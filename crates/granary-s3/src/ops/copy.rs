@@ -13,6 +13,7 @@ use crate::context::Cx;
 use crate::convert;
 use crate::error::{Fail, invalid_argument, not_implemented};
 use crate::front::{FrontDoor, Outcome};
+use crate::ops::lifecycle::Lifetimes;
 use crate::ops::{attributes, lock, sse, write_condition};
 
 const SOURCE_IF_MATCH: HeaderName = HeaderName::from_static("x-amz-copy-source-if-match");
@@ -98,6 +99,8 @@ pub(crate) async fn copy_object(
     lock::check_allowed(front, &bucket, &asked)?;
     let mut lock = attributes::lock_of_request(&headers)?;
     (lock.owner, lock.acl) = (asked.owner.clone(), asked.acl.clone());
+    lock.headers.storage_class.clone_from(&asked.headers.storage_class);
+    let (to_bucket, to_key) = (bucket.clone(), convert::object_key(input.key.clone())?);
     let directive = input.metadata_directive.as_ref().map(dto::MetadataDirective::as_str);
     let tagging_directive = input.tagging_directive.as_ref().map(dto::TaggingDirective::as_str);
     let replace_tags = replaces(tagging_directive, "tagging")?.then(|| asked.tags.clone());
@@ -121,6 +124,7 @@ pub(crate) async fn copy_object(
         })
         .await
         .map_err(source_fail)?;
+    let expiration = Lifetimes::of_written(front, &to_bucket, &to_key).await;
     let sums = Fields::of(copied.put.checksum.as_ref());
     let encryption = sse::Fields::of(&copied.put.sse);
     Ok(S3Response::new(CopyObjectOutput {
@@ -136,6 +140,7 @@ pub(crate) async fn copy_object(
             last_modified: Some(convert::timestamp(copied.put.created)),
         }),
         copy_source_version_id: copied.source_version.map(|version| version.to_string()),
+        expiration,
         server_side_encryption: encryption.method,
         sse_customer_algorithm: encryption.customer_algorithm,
         sse_customer_key_md5: encryption.customer_key_md5,

@@ -3,6 +3,7 @@
 
 pub(crate) mod access;
 pub(crate) mod acl;
+pub(crate) mod append;
 pub(crate) mod attributes;
 pub(crate) mod bucket;
 pub(crate) mod copy;
@@ -10,9 +11,12 @@ pub(crate) mod cors;
 pub(crate) mod delete;
 pub(crate) mod encryption;
 pub(crate) mod grants;
+pub(crate) mod lifecycle;
 pub(crate) mod list;
 pub(crate) mod lock;
+pub(crate) mod logging;
 pub(crate) mod multipart;
+pub(crate) mod notification;
 pub(crate) mod read;
 pub(crate) mod settings;
 pub(crate) mod sse;

@@ -20,6 +20,7 @@ use crate::context::Cx;
 use crate::convert::{self, Encoder};
 use crate::error::{Fail, invalid_argument, invalid_request};
 use crate::front::{FrontDoor, Outcome};
+use crate::ops::lifecycle::Lifetimes;
 use crate::ops::write::announced_bytes;
 use crate::ops::{attributes, lock, owner, sse, write_condition};
 
@@ -74,7 +75,7 @@ pub(crate) async fn create_multipart_upload(
     let upload = front
         .store
         .create_upload(CreateUploadRequest {
-            bucket,
+            bucket: bucket.clone(),
             key: convert::object_key(input.key.clone())?,
             attributes,
             // What is not asked for is not imposed: parts may then come with any algorithm, as on AWS.
@@ -83,7 +84,11 @@ pub(crate) async fn create_multipart_upload(
         })
         .await?;
     let encryption = sse::Fields::of(&upload.attributes.sse);
+    let abort = Lifetimes::of(front, &bucket).and_then(|of| of.abort(upload.key.as_str(), upload.created));
+    let (abort_date, abort_rule_id) = abort.unzip();
     Ok(S3Response::new(CreateMultipartUploadOutput {
+        abort_date,
+        abort_rule_id,
         bucket_key_enabled: encryption.bucket_key_enabled,
         bucket: Some(input.bucket),
         // Told only to who asked: clients send part checksums of the algorithm they are told.
@@ -180,11 +185,13 @@ pub(crate) async fn complete_multipart_upload(
         .mpu_object_size
         .map(|size| u64::try_from(size).map_err(|_| invalid_argument("x-amz-mp-object-size must not be negative")))
         .transpose()?;
+    let bucket = front.named(&input.bucket, input.expected_bucket_owner.as_deref())?;
+    let key = convert::object_key(input.key.clone())?;
     let put = front
         .store
         .complete_upload(CompleteRequest {
-            bucket: front.named(&input.bucket, input.expected_bucket_owner.as_deref())?,
-            key: convert::object_key(input.key.clone())?,
+            bucket: bucket.clone(),
+            key: key.clone(),
             upload: convert::upload_id(&input.upload_id)?,
             parts,
             checksum,
@@ -193,6 +200,7 @@ pub(crate) async fn complete_multipart_upload(
             customer_key: sse::customer_key(front, &headers, &sse::OWN)?,
         })
         .await?;
+    let expiration = Lifetimes::of_written(front, &bucket, &key).await;
     let sums = Fields::of(put.checksum.as_ref());
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let path = convert::percent_encode(&format!("{}/{}", input.bucket, input.key));
@@ -208,6 +216,7 @@ pub(crate) async fn complete_multipart_upload(
         checksum_sha256: sums.sha256,
         checksum_type: sums.kind,
         e_tag: Some(convert::etag(&put.etag)),
+        expiration,
         key: Some(input.key),
         location: Some(format!("http://{host}/{path}")),
         server_side_encryption: encryption.method,
@@ -291,7 +300,11 @@ pub(crate) async fn list_parts(
         })
         .collect();
     let class = upload.attributes.headers.storage_class.clone();
+    let abort = Lifetimes::of(front, &bucket).and_then(|of| of.abort(upload.key.as_str(), upload.created));
+    let (abort_date, abort_rule_id) = abort.unzip();
     Ok(S3Response::new(ListPartsOutput {
+        abort_date,
+        abort_rule_id,
         bucket: Some(input.bucket),
         checksum_algorithm: upload.checksum_algorithm.map(checksums::algorithm_name),
         checksum_type: upload.checksum_kind.map(checksums::kind_name),

@@ -2,7 +2,7 @@
 
 use granary_meta::records::ObjectRecord;
 use granary_store::api::{GetRequest, ObjectInfo, Portion, ReadCondition};
-use granary_types::{Checksum, RangeSpec};
+use granary_types::{Checksum, ObjectKey, RangeSpec};
 use http::header::{EXPIRES, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use s3s::dto::{
     self, GetObjectAttributesInput, GetObjectAttributesOutput, GetObjectInput, GetObjectOutput, HeadObjectInput,
@@ -14,6 +14,7 @@ use crate::checksums::{self, Fields};
 use crate::context::Cx;
 use crate::error::{Fail, invalid_argument, invalid_request};
 use crate::front::{FrontDoor, Outcome};
+use crate::ops::lifecycle::Lifetimes;
 use crate::ops::{attributes, sse};
 use crate::{body, convert};
 
@@ -121,6 +122,11 @@ impl Shown {
     }
 }
 
+/// `x-amz-expiration` of what is served.
+fn expiration(lifetimes: &Lifetimes, key: &ObjectKey, info: &ObjectInfo) -> Option<String> {
+    lifetimes.expiration(key.as_str(), info.object.size_bytes, &info.object.attributes.tags, info.created)
+}
+
 fn tag_count(object: &ObjectRecord) -> Option<i32> {
     let count = object.attributes.tags.len();
     (count > 0).then(|| convert::count(count))
@@ -143,7 +149,12 @@ pub(crate) async fn get_object(
         modified_since: input.if_modified_since,
         unmodified_since: input.if_unmodified_since,
     };
-    let (info, bytes) = front.store.get(get_request(front, asked, &headers)?).await?;
+    let is_current = asked.version.is_none();
+    let asked = get_request(front, asked, &headers)?;
+    let lifetimes =
+        if is_current { Lifetimes::of(front, &asked.bucket).map(|of| (of, asked.key.clone())) } else { None };
+    let (info, bytes) = front.store.get(asked).await?;
+    let expiration = lifetimes.and_then(|(of, key)| expiration(&of, &key, &info));
     let sums = Fields::of(shown_checksum(&info, input.checksum_mode.as_ref(), is_part));
     let mut shown = Shown::of(&info.object);
     let headers = shown.headers(input.response_expires.is_some());
@@ -170,6 +181,7 @@ pub(crate) async fn get_object(
         content_range,
         content_type: Some(shown.content_type),
         e_tag: Some(dto::ETag::Strong(info.object.etag)),
+        expiration,
         last_modified: Some(convert::timestamp(info.created)),
         metadata: shown.metadata,
         object_lock_legal_hold_status: shown.legal_hold,
@@ -212,7 +224,12 @@ pub(crate) async fn head_object(
         modified_since: input.if_modified_since,
         unmodified_since: input.if_unmodified_since,
     };
-    let info = front.store.head(get_request(front, asked, &headers)?).await?;
+    let is_current = asked.version.is_none();
+    let asked = get_request(front, asked, &headers)?;
+    let lifetimes =
+        if is_current { Lifetimes::of(front, &asked.bucket).map(|of| (of, asked.key.clone())) } else { None };
+    let info = front.store.head(asked).await?;
+    let expiration = lifetimes.and_then(|(of, key)| expiration(&of, &key, &info));
     let sums = Fields::of(shown_checksum(&info, input.checksum_mode.as_ref(), is_part));
     let mut shown = Shown::of(&info.object);
     let mut headers = shown.headers(overrides.expires.is_some());
@@ -240,6 +257,7 @@ pub(crate) async fn head_object(
         content_range,
         content_type: Some(overrides.content_type.unwrap_or(shown.content_type)),
         e_tag: Some(dto::ETag::Strong(info.object.etag)),
+        expiration,
         expires: overrides.expires,
         last_modified: Some(convert::timestamp(info.created)),
         metadata: shown.metadata,

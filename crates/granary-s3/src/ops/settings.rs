@@ -2,10 +2,8 @@
 //! ask as a matter of routine. Putting them is `501 NotImplemented`.
 
 use s3s::dto::{
-    GetBucketAccelerateConfigurationInput, GetBucketAccelerateConfigurationOutput,
-    GetBucketLifecycleConfigurationInput, GetBucketLifecycleConfigurationOutput, GetBucketLoggingInput,
-    GetBucketLoggingOutput, GetBucketNotificationConfigurationInput, GetBucketNotificationConfigurationOutput,
-    GetBucketReplicationInput, GetBucketReplicationOutput, GetBucketWebsiteInput, GetBucketWebsiteOutput,
+    GetBucketAccelerateConfigurationInput, GetBucketAccelerateConfigurationOutput, GetBucketReplicationInput,
+    GetBucketReplicationOutput, GetBucketWebsiteInput, GetBucketWebsiteOutput,
 };
 use s3s::{S3Error, S3ErrorCode, S3Request, S3Response};
 
@@ -31,9 +29,6 @@ macro_rules! absent {
 }
 
 absent! {
-    get_bucket_lifecycle_configuration:
-        GetBucketLifecycleConfigurationInput => GetBucketLifecycleConfigurationOutput,
-        NoSuchLifecycleConfiguration, "The lifecycle configuration does not exist";
     get_bucket_website: GetBucketWebsiteInput => GetBucketWebsiteOutput,
         NoSuchWebsiteConfiguration, "The specified bucket does not have a website configuration";
     get_bucket_replication: GetBucketReplicationInput => GetBucketReplicationOutput,
@@ -52,9 +47,6 @@ macro_rules! present {
 }
 
 present! {
-    get_bucket_logging: GetBucketLoggingInput => GetBucketLoggingOutput::default(), GetBucketLoggingOutput;
-    get_bucket_notification_configuration: GetBucketNotificationConfigurationInput =>
-        GetBucketNotificationConfigurationOutput::default(), GetBucketNotificationConfigurationOutput;
     get_bucket_accelerate_configuration: GetBucketAccelerateConfigurationInput =>
         GetBucketAccelerateConfigurationOutput::default(), GetBucketAccelerateConfigurationOutput;
 }

@@ -1,6 +1,6 @@
 //! PutObject.
 
-use granary_store::api::{PutRequest, PutResponse};
+use granary_store::api::{AppendRequest, PutRequest, PutResponse};
 use granary_types::limits::PART_BYTES_MAX;
 use http::HeaderMap;
 use s3s::dto::{PutObjectInput, PutObjectOutput, StreamingBlob};
@@ -10,7 +10,8 @@ use crate::checksums::{self, Fields};
 use crate::context::Cx;
 use crate::error::Fail;
 use crate::front::{FrontDoor, Outcome};
-use crate::ops::{attributes, lock, sse, write_condition};
+use crate::ops::lifecycle::Lifetimes;
+use crate::ops::{append, attributes, lock, sse, write_condition};
 use crate::{body, convert};
 
 pub(crate) async fn put_object(
@@ -18,10 +19,12 @@ pub(crate) async fn put_object(
     cx: &Cx,
     request: S3Request<PutObjectInput>,
 ) -> Outcome<PutObjectOutput> {
-    let S3Request { input, headers, trailing_headers, .. } = request;
-    if input.write_offset_bytes.is_some() {
-        return Err(crate::error::not_implemented("x-amz-write-offset-bytes (append) is not implemented").into());
+    let S3Request { input, headers, trailing_headers, uri, .. } = request;
+    if append::is_rename(uri.query()) {
+        append::rename(front, &input.bucket, input.expected_bucket_owner.as_deref(), input.key, &headers).await?;
+        return Ok(S3Response::new(PutObjectOutput::default()));
     }
+    let offset = append::offset(input.write_offset_bytes)?;
     let bucket = front.named(&input.bucket, input.expected_bucket_owner.as_deref())?;
     let record = front.bucket(&bucket, None)?;
     let mut attributes = attributes::of_request(cx, &record, &headers, input.metadata)?;
@@ -29,20 +32,28 @@ pub(crate) async fn put_object(
     attributes.sse = encryption.sse;
     lock::check_allowed(front, &bucket, &attributes)?;
     let size_bytes = announced_bytes(input.body.as_ref(), &headers)?;
-    let put = front
-        .store
-        .put(PutRequest {
-            bucket,
-            key: convert::object_key(input.key)?,
-            size_bytes,
-            attributes,
-            claims: checksums::claims(&headers, trailing_headers, Some(checksums::DEFAULT_ALGORITHM))?,
-            condition: write_condition(&headers)?,
-            customer_key: encryption.key,
-            body: body::incoming(input.body, cx.trace.clone()),
-        })
-        .await?;
-    Ok(S3Response::new(output(&put)))
+    let key = convert::object_key(input.key)?;
+    let lifetimes = Lifetimes::of(front, &bucket).map(|lifetimes| (lifetimes, key.clone(), attributes.tags.clone()));
+    // What is appended gets the object's algorithm where the client names none.
+    let algorithm = if offset.is_none() { Some(checksums::DEFAULT_ALGORITHM) } else { None };
+    let put = PutRequest {
+        bucket,
+        key,
+        size_bytes,
+        attributes,
+        claims: checksums::claims(&headers, trailing_headers, algorithm)?,
+        condition: write_condition(&headers)?,
+        customer_key: encryption.key,
+        body: body::incoming(input.body, cx.trace.clone()),
+    };
+    let put = match offset {
+        None => front.store.put(put).await?,
+        Some(offset) => front.store.append(AppendRequest { put, offset }).await?,
+    };
+    let expiration =
+        lifetimes.and_then(|(of, key, tags)| of.expiration(key.as_str(), put.size_bytes, &tags, put.created));
+    let size = offset.map(|_| convert::size(put.size_bytes));
+    Ok(S3Response::new(PutObjectOutput { expiration, size, ..output(&put) }))
 }
 
 fn output(put: &PutResponse) -> PutObjectOutput {

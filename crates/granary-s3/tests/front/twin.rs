@@ -370,6 +370,10 @@ impl ObjectStore for Twin {
                     BucketChange::Document { name, value: None } => {
                         bucket.record.documents.remove(&name);
                     }
+                    BucketChange::Quota { bytes, objects } => {
+                        bucket.record.options.quota_bytes = bytes;
+                        bucket.record.options.quota_objects = objects;
+                    }
                     BucketChange::Options(options) => bucket.record.options = options,
                     BucketChange::Key(key) => bucket.record.key = key,
                     BucketChange::ObjectLock { default_retention, document } => {

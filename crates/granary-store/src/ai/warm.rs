@@ -103,7 +103,7 @@ impl Store {
         let parts = match &object.parts {
             Parts::Empty => Vec::new(),
             Parts::One(part) => vec![(**part).clone()],
-            Parts::Manifest { id, .. } => self.inner.manifest(*id)?.to_vec(),
+            Parts::Manifest { id, count } => self.inner.manifest(*id, *count)?.to_vec(),
         };
         let mut count = 0;
         for part in parts {

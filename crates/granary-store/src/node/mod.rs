@@ -29,7 +29,7 @@ use crate::audit::{AuditCursor, AuditLog, AuditPage, Trail};
 use crate::heal::HealMode;
 use crate::inner::StoreOptions;
 use crate::store::Store;
-use crate::{heal, reaper};
+use crate::{heal, lifecycle, reaper};
 use granary_crypto::{Keyring, Secret32};
 pub use keys::RootRotation;
 pub use records::SystemRecords;
@@ -203,6 +203,10 @@ impl Node {
         tasks.push(tokio::spawn(crate::audit::part(
             "keeper",
             crate::ai::keeper::run(self.store.clone(), Arc::clone(&self.stop)),
+        )));
+        tasks.push(tokio::spawn(crate::audit::part(
+            "lifecycle",
+            lifecycle::worker::run(Arc::clone(inner), Arc::clone(&self.stop)),
         )));
         inner.resume_heal();
     }

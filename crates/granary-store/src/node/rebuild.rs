@@ -1,7 +1,7 @@
 //! The last resort: an index rebuilt from the shards alone, when no drive has a log or a checkpoint left.
 //!
 //! What comes back: buckets (from the sealed table on each drive), objects and versions whose parts lie on drives, with
-//! their keys, attributes, checksums and ETags; open uploads, and completed ones as open uploads again (or, where asked for,
+//! their keys, attributes, checksums and ETags (without what was appended to them, and under the names they were written by); open uploads, and completed ones as open uploads again (or, where asked for,
 //! completed anew if their parts are contiguous). What does not: objects of at most the inline size (they live in the
 //! log and the index only), tags and locks changed after the write, deletes whose shards were not freed yet, creation times.
 
@@ -87,6 +87,13 @@ impl Node {
             }
             match part.meta.of {
                 PartOf::Object => objects.push(part),
+                PartOf::Append { number, .. } => {
+                    report.lost_parts += 1;
+                    report.note(format!(
+                        "part {number} of {}/{} was appended: the object comes back as it was first written",
+                        part.meta.bucket_name, part.meta.key
+                    ));
+                }
                 PartOf::Upload { upload, number } => {
                     let parts = uploads.entry((part.meta.bucket, part.meta.key.clone(), upload)).or_default();
                     // A part that was uploaded twice: the later one counts.

@@ -10,6 +10,7 @@ pub(crate) mod client;
 mod drives;
 mod keys;
 pub(crate) mod residency;
+mod quota;
 pub(crate) mod runfile;
 
 use std::convert::Infallible;
@@ -231,6 +232,8 @@ impl Admin {
                 Ok(json!({ "started": node.start_heal(deep) }))
             }
             (_, path) if path.starts_with("/admin/v1/keys") => keys::answer(node, method, path, body).await,
+            ("POST", "/admin/v1/quota/show") => quota::show(node, body),
+            ("POST", "/admin/v1/quota/set") => quota::set(node, body).await,
             ("POST", "/admin/v1/access") => match self.iam.get() {
                 Some(iam) => access::act(iam, node, body).await,
                 None => Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, "the node is still starting".to_owned())),

@@ -139,6 +139,10 @@ impl Settings {
             );
         }
         say(s3.copy_silence_ms == 0, "s3.copy_silence_ms is 0: use 10000".to_owned());
+        say(
+            !(1..=86_400).contains(&store.lifecycle_day_seconds),
+            format!("store.lifecycle_day_seconds is {}: it must be from 1 to 86400", store.lifecycle_day_seconds),
+        );
         say(s3.requests_max == 0, "s3.requests_max is 0: nothing would be served".to_owned());
         say(s3.connections_max == 0, "s3.connections_max is 0: nobody could connect".to_owned());
         for domain in &s3.domains {
@@ -153,6 +157,7 @@ impl Settings {
             ("keys.cache_ms", self.keys.cache_ms, true),
             ("s3.tls_check_interval_ms", s3.tls_check_interval_ms, false),
             ("audit.seal_interval_ms", audit.seal_interval_ms, false),
+            ("s3.access_log_interval_ms", s3.access_log_interval_ms, false),
             ("store.ingest_wait_ms", store.ingest_wait_ms, true),
             ("store.garbage_quarantine_ms", store.garbage_quarantine_ms, true),
             ("store.orphan_grace_ms", store.orphan_grace_ms, true),

@@ -11,6 +11,7 @@ mod value;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::notify::{NatsTarget, Targets, WebhookTarget};
 use granary_types::Scheme;
 use granary_types::limits::{AUDIT_KEEP_DAYS_MIN, COPIES_BYTES_MAX, INLINE_BYTES_MAX, SEGMENT_BYTES_DEFAULT};
 
@@ -179,6 +180,9 @@ settings! {
         /// Take whatever region a client asks for at CreateBucket and keep it as a label, instead of refusing
         /// all but `node.region`.
         any_region: bool = true,
+        /// How often the lines of buckets that are logged (PutBucketLogging) are delivered, in milliseconds. A crash loses
+        /// what was not; a shutdown delivers it.
+        access_log_interval_ms: u64 = 300_000,
         /// Take requests signed with the old Signature Version 2, which boto3 still makes when it presigns for a custom
         /// endpoint in `us-east-1`.
         sigv2: bool = true,
@@ -204,6 +208,22 @@ settings! {
         orphan_grace_ms: u64 = 3_600_000,
         /// How often drives are searched for such shards, in milliseconds; two searches must agree.
         sweep_interval_ms: u64 = 1_800_000,
+        /// For tests: how many seconds a day of lifecycle rules has. With any other value than 86400, days are counted from
+        /// the moment an object was written instead of ending at midnight UTC. Rules are acted upon 24 times a day.
+        lifecycle_day_seconds: u64 = 86_400,
+    }
+
+    /// Where bucket notifications can be sent. A bucket's configuration names a target by its ARN, such as
+    /// `arn:granary:webhook:REGION::NAME` or `arn:granary:nats:REGION::NAME` with `node.region`; only who writes these
+    /// settings decides which addresses there are. A target named `eventbridge` is the one that EventBridgeConfiguration means.
+    notify: NotifySettings {
+        /// HTTP endpoints, each a section `[notify.webhook.NAME]` with `url` (http or https) and, where wanted, `secret_file`
+        /// (what bodies are signed with: HMAC-SHA-256 in `X-Granary-Signature`) and `ca_file` (PEM, instead of the system's
+        /// certificates). In the environment: `NAME=URL;secret_file=PATH`, separated by commas.
+        webhook: Vec<WebhookTarget> = Vec::new(),
+        /// NATS subjects, each a section `[notify.nats.NAME]` with `url` (nats:// or tls://), `subject`, and, where wanted,
+        /// `jetstream = true` (wait until JetStream has the event), `secret_file` (`user:password`, or a token) and `ca_file`.
+        nats: Vec<NatsTarget> = Vec::new(),
     }
 
     /// Reads for AI work: members of tar shards, batches (docs/ai.md).
@@ -299,6 +319,11 @@ impl Settings {
     /// Where the root sealing key is.
     pub(crate) fn root_key_file(&self) -> PathBuf {
         self.keys.root_key_file.clone().unwrap_or_else(|| self.node.data_dir.join("root.key"))
+    }
+
+    /// Where notifications can go.
+    pub(crate) fn notify_targets(&self) -> Targets {
+        Targets { webhooks: self.notify.webhook.clone(), nats: self.notify.nats.clone() }
     }
 
     /// Whether S3 clients come over TLS.

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use granary_types::Scheme;
 use toml::de::DeValue;
 
+use crate::notify::{NatsTarget, Parts, WebhookTarget};
+
 /// A type that a setting can have.
 pub(super) trait Setting: Sized {
     /// What is right, to say when something else is given.
@@ -191,6 +193,67 @@ impl Setting for Scheme {
 
     fn to_toml(&self) -> Option<String> {
         Some(quoted(&self.to_string()))
+    }
+}
+
+/// Sections of targets: `[section.NAME]`, each read by `parse`.
+fn targets_from_toml<T>(value: &DeValue<'_>, parse: fn(&str, Parts) -> Option<T>) -> Option<Vec<T>> {
+    let each = value.as_table()?.iter().map(|(name, target)| {
+        let parts = target.get_ref().as_table()?.iter().map(|(part, value)| {
+            let value = value.get_ref();
+            let text = value.as_str().map(str::to_owned).or_else(|| value.as_bool().map(|flag| flag.to_string()))?;
+            Some((part.get_ref().to_string(), text))
+        });
+        parse(name.get_ref(), parts.collect::<Option<_>>()?)
+    });
+    each.collect()
+}
+
+/// Targets in the environment: `NAME=URL;part=value`, separated by commas.
+fn targets_from_text<T>(text: &str, parse: fn(&str, Parts) -> Option<T>) -> Option<Vec<T>> {
+    let each = text.split(',').map(str::trim).filter(|target| !target.is_empty()).map(|target| {
+        let mut parts = target.split(';').map(|part| part.split_once('='));
+        let (name, url) = parts.next()??;
+        let mut all = vec![("url".to_owned(), url.to_owned())];
+        for part in parts {
+            let (part, value) = part?;
+            all.push((part.to_owned(), value.to_owned()));
+        }
+        parse(name, all)
+    });
+    each.collect()
+}
+
+impl Setting for Vec<WebhookTarget> {
+    const EXPECTS: &'static str = "sections [notify.webhook.NAME] with `url` (http or https, no password in it), and `secret_file` and `ca_file` where wanted";
+
+    fn from_text(text: &str) -> Option<Self> {
+        targets_from_text(text, WebhookTarget::parse)
+    }
+
+    fn from_toml(value: &DeValue<'_>) -> Option<Self> {
+        targets_from_toml(value, WebhookTarget::parse)
+    }
+
+    fn to_toml(&self) -> Option<String> {
+        None
+    }
+}
+
+impl Setting for Vec<NatsTarget> {
+    const EXPECTS: &'static str = "sections [notify.nats.NAME] with `url` (nats or tls, no password in it) and `subject`, and `jetstream`, \
+                                   `secret_file` and `ca_file` where wanted";
+
+    fn from_text(text: &str) -> Option<Self> {
+        targets_from_text(text, NatsTarget::parse)
+    }
+
+    fn from_toml(value: &DeValue<'_>) -> Option<Self> {
+        targets_from_toml(value, NatsTarget::parse)
+    }
+
+    fn to_toml(&self) -> Option<String> {
+        None
     }
 }
 
