@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use granary_access::{Decision, Identity};
-use granary_meta::records::BucketRecord;
 use granary_meta::command::{Cause, Origin};
+use granary_meta::records::BucketRecord;
 use granary_store::StoreError;
 use s3s::{S3Error, S3ErrorCode, S3Request, S3Result};
 

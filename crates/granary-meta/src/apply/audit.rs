@@ -52,13 +52,18 @@ impl Cx<'_, '_> {
             | Command::CreateUpload { bucket, .. }
             | Command::PutPart { bucket, .. }
             | Command::CompleteUpload { bucket, .. }
-            | Command::AbortUpload { bucket, .. } => of(bucket),
+            | Command::AbortUpload { bucket, .. }
+            | Command::Expire { bucket, .. }
+            | Command::Append { bucket, .. }
+            | Command::Rename { bucket, .. } => of(bucket),
+            Command::From { command, .. } => self.is_protected(command),
             Command::DeleteBucket { name } | Command::Dataset { bucket: name, .. } => name.as_str() == AUDIT_BUCKET,
             Command::ChangeBucket { name, change } => match change {
                 BucketChange::Versioning(_)
                 | BucketChange::Document { .. }
                 | BucketChange::Options(_)
-                | BucketChange::ObjectLock { .. } => name.as_str() == AUDIT_BUCKET,
+                | BucketChange::ObjectLock { .. }
+                | BucketChange::Quota { .. } => name.as_str() == AUDIT_BUCKET,
                 // Another wrapping of the same key leaves the trail readable; destroying a bucket's key is not this command.
                 BucketChange::Key(_) => false,
             },
@@ -70,6 +75,7 @@ impl Cx<'_, '_> {
             | Command::RegisterDrive { .. }
             | Command::RetireDrive { .. }
             | Command::RestoreVersion { .. }
+            | Command::AckEvents { .. }
             | Command::Audit { .. }
             | Command::SealAudit(_)
             | Command::ExpireAudit { .. } => false,

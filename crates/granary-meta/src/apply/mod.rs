@@ -8,8 +8,8 @@ use crate::command::{Command, Envelope, Outcome, Refusal};
 use crate::error::{MetaError, Result};
 use crate::index::{Batch, Index};
 
-mod audit;
 mod append;
+mod audit;
 mod bucket;
 mod condition;
 mod dataset;

@@ -208,6 +208,16 @@ fn own_event(command: &Command, index: &Index, region: &str, now: Timestamp) -> 
         Command::CompleteUpload { bucket, key, .. } => of("CompleteMultipartUpload", bucket, key.as_str()),
         Command::AbortUpload { bucket, key, .. } => of("AbortMultipartUpload", bucket, key.as_str()),
         Command::RestoreVersion { bucket, key, .. } => of("RestoreVersion", bucket, key.as_str()),
+        Command::Expire { bucket, key, version, .. } => {
+            Event { version: version.to_string(), ..of("ExpireObject", bucket, key.as_str()) }
+        }
+        Command::Append { bucket, key, .. } => of("PutObject", bucket, key.as_str()),
+        Command::Rename { bucket, source, destination, .. } => {
+            with(of("RenameObject", bucket, destination.as_str()), &[("source", source.as_str().to_owned())])
+        }
+        Command::From { command, .. } => return own_event(command, index, region, now),
+        // That an event was delivered is no change of data.
+        Command::AckEvents { .. } => return None,
         Command::ExpireAudit { bucket, key } => of("ExpireAuditSegment", bucket, key.as_str()),
         Command::ForgetGarbage { parts } => {
             let list: Vec<String> = parts.iter().map(ToString::to_string).collect();

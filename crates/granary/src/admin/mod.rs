@@ -9,8 +9,8 @@ mod auth;
 pub(crate) mod client;
 mod drives;
 mod keys;
-pub(crate) mod residency;
 mod quota;
+pub(crate) mod residency;
 pub(crate) mod runfile;
 
 use std::convert::Infallible;
