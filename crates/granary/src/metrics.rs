@@ -112,6 +112,8 @@ impl Metrics {
         if let Some(node) = node {
             page.node(node, self.notifier.get())?;
         }
+        // The encoder refuses a family without a value, such as the requests of a server that nobody has asked yet.
+        page.families.retain(|family| !family.get_metric().is_empty());
         let mut out = Vec::new();
         TextEncoder::new().encode(&page.families, &mut out)?;
         Ok(out)
@@ -158,10 +160,6 @@ impl Page {
 
     /// One gauge per label value.
     fn gauges(&mut self, name: &str, help: &str, label: &str, values: &[(String, i64)]) -> Added {
-        // The encoder refuses a family without a value.
-        if values.is_empty() {
-            return Ok(());
-        }
         let gauges = IntGaugeVec::new(Opts::new(name, help), &[label])?;
         values.iter().for_each(|(text, value)| gauges.with_label_values(&[text.as_str()]).set(*value));
         self.families.extend(gauges.collect());
@@ -170,9 +168,6 @@ impl Page {
 
     /// One counter per pair of label values.
     fn counters(&mut self, name: &str, help: &str, labels: [&str; 2], values: &[(String, &str, u64)]) -> Added {
-        if values.is_empty() {
-            return Ok(());
-        }
         let counters = IntCounterVec::new(Opts::new(name, help), &labels)?;
         values.iter().for_each(|(a, b, value)| counters.with_label_values(&[a.as_str(), b]).inc_by(*value));
         self.families.extend(counters.collect());
@@ -343,9 +338,6 @@ impl Page {
             ("granary_bucket_used", "What buckets with a quota hold.", used),
             ("granary_bucket_quota", "What buckets may hold.", limits),
         ] {
-            if values.is_empty() {
-                continue;
-            }
             let gauges = IntGaugeVec::new(Opts::new(name, help), &["bucket", "unit"])?;
             values.iter().for_each(|(bucket, unit, value)| {
                 gauges.with_label_values(&[bucket.as_str(), unit]).set(signed(*value));
