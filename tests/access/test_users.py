@@ -264,3 +264,18 @@ def test_everything_survives_kill_9_and_secrets_are_nowhere(tmp_path):
                 found = path.read_bytes()
                 assert not any(secret in found for secret in secrets), path
         assert not any(secret.decode() in server.log() for secret in secrets)
+
+
+def test_a_rename_needs_the_source_too(server, s3, bucket):
+    """Else who may write anywhere could read everywhere, under a new name."""
+    s3.put_object(Bucket=bucket, Key="secret/k", Body=b"x")
+    policy = put_policy(server, name("rename"), allow(["s3:PutObject", "s3:GetObject"], f"arn:aws:s3:::{bucket}/mine/*"))
+    _, key = user(server, policy)
+    mine = client(server, key)
+    move = lambda: mine.rename_object(Bucket=bucket, Key="mine/k", RenameSource="secret/k")  # noqa: E731
+    assert refused(move) == DENIED
+    put_policy(server, policy, allow(["s3:PutObject", "s3:GetObject"], f"arn:aws:s3:::{bucket}/*"))
+    assert refused(move) == DENIED
+    put_policy(server, policy, allow(["s3:PutObject", "s3:GetObject", "s3:DeleteObject"], f"arn:aws:s3:::{bucket}/*"))
+    move()
+    assert mine.get_object(Bucket=bucket, Key="mine/k")["Body"].read() == b"x"

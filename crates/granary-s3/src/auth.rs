@@ -123,6 +123,14 @@ impl Access {
                     trace.set_bucket(&record);
                     (self.gate.ask(who, &mut view, action, &record, &target).await?, target.arn())
                 }
+                On::Renamed => {
+                    // As with copies: what names no source is the operation's to refuse.
+                    let Ok(key) = crate::ops::append::source(view.headers) else { continue };
+                    let target = Target { key: Some(&key), version: None, ..*target };
+                    let record = self.gate.bucket(target.bucket)?;
+                    let Some(record) = record else { return self.no_bucket(who, &view, action, &target, trace) };
+                    (self.gate.ask(who, &mut view, action, &record, &target).await?, target.arn())
+                }
                 On::Source => {
                     // What is no source is the operation's to refuse, in its own words.
                     let Some((bucket, key, version)) = view.copy_source() else { continue };

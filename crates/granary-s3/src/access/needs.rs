@@ -19,6 +19,8 @@ pub(crate) enum On {
     Object,
     /// The source of a copy.
     Source,
+    /// The object that is renamed, in the bucket of the request.
+    Renamed,
 }
 
 /// An action, and what it is on.
@@ -100,6 +102,13 @@ pub(crate) fn of(operation: &str, view: &View<'_>) -> When {
         "PutObjectAcl" => (either("s3:PutObjectVersionAcl", "s3:PutObjectAcl"), On::Object),
         "RestoreObject" => ("s3:RestoreObject", On::Object),
         "UploadPart" | "CompleteMultipartUpload" => ("s3:PutObject", On::Object),
+        // Whoever renames reads the object under its new name, and takes it from its old one.
+        "PutObject" if crate::ops::append::is_rename(Some(view.query)) => {
+            needs.push(Need { action: "s3:GetObject", on: On::Renamed });
+            needs.push(Need { action: "s3:DeleteObject", on: On::Renamed });
+            needs.push(Need { action: "s3:PutObject", on: On::Object });
+            return When::Now(needs);
+        }
         "PutObject" | "CreateMultipartUpload" => {
             write(headers, &mut needs);
             return When::Now(needs);
