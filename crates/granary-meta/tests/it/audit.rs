@@ -141,6 +141,7 @@ fn sealing_moves_events_out_at_once_or_not_at_all_and_survives_reopening() {
     audited(&p, Command::Noop, "on");
     assert_eq!(records(&p).last().unwrap().sequence, 6);
     p.close().unwrap();
+    drop(p);
     // All sealed, and opened from a checkpoint: the sealed state alone tells where to go on.
     let (p, _) = open(dir.path(), 1, 1);
     assert_eq!(propose(&p, seal(&p, 6, 94)), Outcome::Done);
