@@ -6,9 +6,15 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use granary_crypto::{CryptoError, KeyProvider as _, Secret32};
+use granary_types::WrappedKey;
 use parking_lot::Mutex;
+use serde_json::{Value, json};
 
-use super::*;
+use super::{Token, VaultKeyProvider};
+use crate::keys::http::Endpoint;
 
 const TOKEN: &str = "hvs.test-token";
 
