@@ -21,10 +21,10 @@ bootstrap: ## Install what is missing to build (needs root only if something is)
 	@scripts/bootstrap
 
 build: bootstrap ## Build the binary quickly, as the tests use it
-	cargo build --locked -p granary
+	cargo build --locked --workspace --bins
 
 release: bootstrap ## Build the optimised binary
-	cargo build --release --locked -p granary
+	cargo build --release --locked --workspace --bins
 
 demo: release ## Build, start, and run a training pipeline through a kill -9
 	@$(call with_python,tests/requirements.txt) && PYTHON="$$GRANARY_PYTHON" GRANARY_BIN="$(RELEASE_BIN)" tests/demo/run.sh

@@ -121,7 +121,7 @@ def main() -> int:
     binary = Path(os.environ["GRANARY_BIN"]) if "GRANARY_BIN" in os.environ else TARGET / "debug" / "granary"
     built = True
     if "GRANARY_BIN" not in os.environ:
-        built = stage(tally, "binary for the Python tests", ["cargo", "build", "--locked", "-p", "granary"])
+        built = stage(tally, "binary for the Python tests", ["cargo", "build", "--locked", "--workspace", "--bins"])
     if not any((ROOT / "tests").rglob("test_*.py")):
         tally.notes.append("no Python tests found under tests/")
     elif built:

@@ -24,8 +24,9 @@ REFUSALS = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403"
 UNKNOWN = {"NotImplemented", "MethodNotAllowed", "501", "405"}
 # Newer than the server: these look like malformed requests of other operations, and are refused as such.
 NEWER = {"PutBucketAbac", "UpdateBucketMetadataAnnotationTableConfiguration", "UpdateBucketMetadataInventoryTableConfiguration",
-         "UpdateBucketMetadataJournalTableConfiguration", "WriteGetObjectResponse"}  # fmt: skip
-MALFORMED = {"MalformedXML", "InvalidBucketName"}
+         "UpdateBucketMetadataJournalTableConfiguration", "WriteGetObjectResponse", "CreateBucketMetadataConfiguration"}  # fmt: skip
+# PreconditionFailed: a POST to a bucket that is no form, which anybody may be told.
+MALFORMED = {"MalformedXML", "InvalidBucketName", "PreconditionFailed"}
 # Not of S3's own actions: `s3:*` does not allow them.
 FOREIGN = {"WriteGetObjectResponse", "ListDirectoryBuckets"}
 POLICY = json.dumps({"Version": "2012-10-17", "Statement": []})

@@ -34,7 +34,7 @@ TABLE = [
     ("PUT", "k", {}, {"x-amz-checksum-crc32": "AAAAAA=="}, b"x", 400, "BadDigest"),
     ("PUT", "k", {}, {"x-amz-storage-class": "FAST"}, b"x", 400, "InvalidStorageClass"),
     ("PUT", "k", {}, {"x-amz-acl": "public-read"}, b"x", 400, "AccessControlListNotSupported"),
-    ("PUT", "k", {}, {"x-amz-tagging": "a=1&a=2"}, b"x", 400, "InvalidTag"),
+    ("PUT", "k", {}, {"x-amz-tagging": "a=1&a=2"}, b"x", 400, "InvalidArgument"),
     ("PUT", "k", {}, {"x-amz-object-lock-legal-hold": "ON"}, b"x", 400, "InvalidRequest"),
     ("PUT", "k", {}, {"if-none-match": "*"}, b"x", 412, "PreconditionFailed"),
     ("PUT", "none", {}, {"if-match": '"no"'}, b"x", 404, "NoSuchKey"),

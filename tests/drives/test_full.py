@@ -54,7 +54,7 @@ def mounted():
             paths = ", ".join(f'"{point}"' for point in mounts)
             config.write_text(
                 f'[node]\ndata_dir = "{home / "node"}"\n[drives]\npaths = [{paths}]\nerasure = "4+2"\n'
-                f'[s3]\nlisten = "127.0.0.1:{server.port}"\n[admin]\nlisten = "127.0.0.1:{server.admin_port}"\n'
+                f'[s3]\nlisten = "127.0.0.1:{server.port}"\nplaintext = true\n[admin]\nlisten = "127.0.0.1:{server.admin_port}"\n'
             )
             server.data = home
             yield server

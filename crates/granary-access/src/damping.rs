@@ -12,7 +12,7 @@ use granary_types::Timestamp;
 use parking_lot::Mutex;
 
 /// Failures at once, and how many are forgiven per second: of an address, and of an access key.
-const ADDRESS: (f64, f64) = (300.0, 5.0);
+const ADDRESS: (f64, f64) = (1_000.0, 20.0);
 const KEY: (f64, f64) = (200.0, 2.0);
 /// Entries of each kind.
 const ENTRIES_MAX: usize = 16_384;

@@ -194,7 +194,7 @@ impl ChunkCache {
         x ^= (misses / self.generation_misses).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (x ^ (x >> 31)) % ADMIT_ONE_IN == 0
+        (x ^ (x >> 31)).is_multiple_of(ADMIT_ONE_IN)
     }
 
     /// Whether a chunk is there, without counting it as a use.

@@ -171,7 +171,8 @@ impl Reading {
             let most = self.end.min(self.next + LOOK_AHEAD_CHUNKS);
             // Within a group what is missing is read with its neighbours; long reads stop where a group is in memory.
             while until < most
-                && !(inner.cache.has(part, until) && (until % GROUP_CHUNKS == 0 || most - until < GROUP_CHUNKS))
+                && !(inner.cache.has(part, until)
+                    && (until.is_multiple_of(GROUP_CHUNKS) || most - until < GROUP_CHUNKS))
             {
                 until += 1;
             }

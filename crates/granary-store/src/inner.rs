@@ -106,6 +106,7 @@ pub(crate) struct Inner {
     pub(crate) folders: RwLock<Vec<PathBuf>>,
     pub(crate) table_lock: Mutex<()>,
     /// Opened keys, since when, and of what wrapped form.
+    #[allow(clippy::type_complexity)]
     pub(crate) bucket_keys: RwLock<HashMap<BucketId, (Arc<BucketKeys>, Instant, WrappedKey)>>,
     pub(crate) shelf: SharedShelf,
     pub(crate) kms_keys: RwLock<HashMap<String, (Arc<KmsKey>, Instant)>>,
@@ -122,6 +123,7 @@ pub(crate) struct Inner {
 pub(crate) const INGEST_UNIT_BYTES: u64 = 4096;
 
 impl Inner {
+    #[allow(clippy::too_many_arguments)] // What a store is made of, each once.
     pub(crate) fn new(
         meta: Arc<dyn Proposer>,
         stripes: StripeStore,

@@ -47,6 +47,7 @@ impl Store {
     }
 
     /// As [`Store::new`], with the repair queue that the stripes report damage to.
+    #[allow(clippy::too_many_arguments)]
     pub(crate) fn with_heal(
         meta: Arc<dyn Proposer>,
         stripes: StripeStore,

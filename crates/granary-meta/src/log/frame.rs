@@ -19,7 +19,7 @@ use crate::command::Envelope;
 
 const MAGIC: [u8; 4] = *b"GLOG";
 const FILE_MAGIC: [u8; 4] = *b"GLFH";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const BODY_BYTES: usize = 80;
 /// Bytes before the sealed payload.
 pub(crate) const HEAD_BYTES: usize = FRAME_HEADER_BYTES + BODY_BYTES;
@@ -84,7 +84,10 @@ impl Head {
 
     /// The head at the start of `bytes`, if there is one.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        let (_, body) = frame::decode(MAGIC, VERSION, BODY_BYTES as u32, bytes).ok()?;
+        let (version, body) = frame::decode(MAGIC, VERSION, BODY_BYTES as u32, bytes).ok()?;
+        if version != VERSION {
+            return None;
+        }
         (body.len() == BODY_BYTES).then(|| Self {
             log_id: id_at(body, 0),
             session: id_at(body, 16),
@@ -209,7 +212,10 @@ impl FileHead {
 
     /// The header at the start of `bytes`, if it is one.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        let (_, body) = frame::decode(FILE_MAGIC, VERSION, 56, bytes).ok()?;
+        let (version, body) = frame::decode(FILE_MAGIC, VERSION, 56, bytes).ok()?;
+        if version != VERSION {
+            return None;
+        }
         (body.len() == 56).then(|| Self {
             log_id: id_at(body, 0),
             key_check: id_at(body, 16),
@@ -279,7 +285,7 @@ mod tests {
         let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
         let file = FileHead { log_id: [1; 16], key_check: [6; 16], file: 3, first_frame: 42, first_position: 1000 };
         for (name, made) in
-            [("log-frame-v1", sealed(&commands(3), &[DriveId([8; 16])])), ("log-file-head-v1", file.encode().to_vec())]
+            [("log-frame-v2", sealed(&commands(3), &[DriveId([8; 16])])), ("log-file-head-v2", file.encode().to_vec())]
         {
             let path = dir.join(format!("{name}.bin"));
             if std::env::var_os("UPDATE_GOLDEN").is_some() && !path.exists() {
@@ -287,9 +293,9 @@ mod tests {
             }
             assert_eq!(std::fs::read(&path).unwrap(), made, "{name}");
         }
-        let stored = std::fs::read(dir.join("log-frame-v1.bin")).unwrap();
+        let stored = std::fs::read(dir.join("log-frame-v2.bin")).unwrap();
         assert_eq!(decode(&stored, &mut Sealers::new(&key(), Purpose::Log)).unwrap().commands, commands(3));
-        assert_eq!(FileHead::decode(&std::fs::read(dir.join("log-file-head-v1.bin")).unwrap()), Some(file));
+        assert_eq!(FileHead::decode(&std::fs::read(dir.join("log-file-head-v2.bin")).unwrap()), Some(file));
     }
 
     proptest! {

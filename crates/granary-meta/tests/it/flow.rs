@@ -285,6 +285,7 @@ fn appends_add_parts_and_copy_nothing() {
     assert_eq!(parts, [2, 3, 4, 5].map(part_id));
     assert_eq!(p.index().usage(bucket).unwrap().bytes, size);
     assert_eq!(p.index().usage(bucket).unwrap().versions, 1);
+    #[allow(clippy::needless_range_loop)]
     for position in 1..4 {
         let reference = p.index().part_ref(parts[position]).unwrap().unwrap();
         assert_eq!(reference.owner, PartOwner::Manifest { id, position: position as u32 });

@@ -34,6 +34,7 @@ const ACL_DOCUMENT: &str = "acl";
 pub(crate) struct Gate {
     pub(crate) iam: Arc<Iam>,
     store: Arc<dyn ObjectStore>,
+    #[allow(clippy::type_complexity)]
     facts: RwLock<HashMap<BucketId, (Arc<BucketRecord>, Arc<BucketFacts>)>>,
 }
 

@@ -92,17 +92,25 @@ pub(super) async fn batch(mut call: Call<'_>) -> Answer {
     };
     let count = list.items.len();
     let mut items = Vec::with_capacity(count);
+    let mut refused = None;
     for (i, wanted) in list.items.into_iter().enumerate() {
         let item_version = wanted.version.clone();
         let mut item = item(i, wanted)?;
         let asked = call.permit_version("GetObject", Some(item.key.as_str()), item_version.as_deref());
         if let Err(denied) = asked.await {
             match on_missing {
-                OnMissing::Mark => item.denied = true,
+                OnMissing::Mark => {
+                    item.denied = true;
+                    refused.get_or_insert(denied);
+                }
                 OnMissing::Fail | OnMissing::Cut => return Err(denied),
             }
         }
         items.push(item);
+    }
+    // Who may have nothing of it gets no archive that says so item by item.
+    if let Some(denied) = refused.filter(|_| items.iter().all(|item| item.denied)) {
+        return Err(denied);
     }
     let keys: Vec<String> = match on_missing {
         OnMissing::Fail => items.iter().map(|item| item.key.as_str().to_owned()).collect(),

@@ -45,7 +45,11 @@ fn days(days: i32, what: &str) -> Result<u32, S3Error> {
 
 fn date(at: dto::Timestamp) -> Result<Timestamp, S3Error> {
     let at = convert::from_timestamp(at);
-    if at.0 % (DAY_SECS * 1_000_000) == 0 { Ok(at) } else { Err(invalid_argument("'Date' must be at midnight GMT")) }
+    if at.0.is_multiple_of(DAY_SECS * 1_000_000) {
+        Ok(at)
+    } else {
+        Err(invalid_argument("'Date' must be at midnight GMT"))
+    }
 }
 
 fn size(bytes: Option<i64>, name: &str) -> Result<Option<u64>, S3Error> {
@@ -328,7 +332,6 @@ fn shown_filter(filter: RuleFilter) -> Option<dto::LifecycleRuleFilter> {
             object_size_less_than: size(filter.smaller_than),
             prefix: filter.prefix,
             tag: tags.into_iter().next(),
-            ..dto::LifecycleRuleFilter::default()
         }),
         FilterForm::And => Some(dto::LifecycleRuleFilter {
             and: Some(dto::LifecycleRuleAndOperator {
@@ -536,12 +539,8 @@ mod tests {
 
     #[test]
     fn each_mistake_has_its_code() {
-        let expires = |days, date, marker| dto::LifecycleExpiration {
-            days,
-            date,
-            expired_object_delete_marker: marker,
-            ..dto::LifecycleExpiration::default()
-        };
+        let expires =
+            |days, date, marker| dto::LifecycleExpiration { days, date, expired_object_delete_marker: marker };
         let at = |secs| Some(convert::timestamp(Timestamp::from_secs(secs)));
         assert_eq!(code(|_| {}), "fine");
         assert_eq!(code(|r| r.id = Some("x".repeat(255))), "fine");

@@ -154,7 +154,7 @@ fn shown_filter(rule: &NotificationRule) -> Option<dto::NotificationConfiguratio
         })
         .collect();
     (!rules.is_empty())
-        .then(|| dto::NotificationConfigurationFilter { key: Some(dto::S3KeyFilter { filter_rules: Some(rules) }) })
+        .then_some(dto::NotificationConfigurationFilter { key: Some(dto::S3KeyFilter { filter_rules: Some(rules) }) })
 }
 
 fn shown(rules: NotificationRules) -> GetBucketNotificationConfigurationOutput {

@@ -90,11 +90,15 @@ fn metadata_and_system_headers() {
     client.put("/data/k").header("x-amz-meta-kk", &big).send().expect(200);
     client.put("/data/k").header("x-amz-meta-kkk", &big).send().expect_error(400, "MetadataTooLarge");
     client.put("/data/k").header("x-amz-storage-class", "GLACIER").send().expect_error(400, "InvalidStorageClass");
-    client.put("/data/k").header("x-amz-server-side-encryption", "aws:kms").send().expect_error(501, "NotImplemented");
+    client
+        .put("/data/k")
+        .header("x-amz-server-side-encryption", "aws:kms:dsse")
+        .send()
+        .expect_error(501, "NotImplemented");
     client.put("/data/k").header("x-amz-server-side-encryption", "AES256").send().expect(200);
     let sse_c = "x-amz-server-side-encryption-customer-algorithm";
-    client.put("/data/k").header(sse_c, "AES256").send().expect_error(501, "NotImplemented");
-    client.get("/data/k").header(sse_c, "AES256").send().expect_error(501, "NotImplemented");
+    client.put("/data/k").header(sse_c, "AES256").send().expect_error(400, "InvalidArgument");
+    client.get("/data/k").header(sse_c, "AES256").send().expect_error(400, "InvalidArgument");
     client.put("/data/k").header("x-amz-acl", "private").send().expect(200);
     client.put("/data/k").header("x-amz-acl", "public-read").send().expect_error(400, "AccessControlListNotSupported");
 }

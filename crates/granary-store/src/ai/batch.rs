@@ -129,6 +129,7 @@ pub async fn open(shards: &Shards, request: BatchRequest) -> std::result::Result
 }
 
 /// Looks every item up, so that one that is missing is told before the first byte.
+#[allow(clippy::unnecessary_to_owned)] // A borrowed iterator is not `Send` for every lifetime.
 async fn check_all(shards: &Shards, bucket: &BucketName, items: &[Item]) -> std::result::Result<(), (usize, AiError)> {
     let (shards, bucket) = (shards.clone(), bucket.clone());
     let mut found = futures::stream::iter(items.to_vec().into_iter().enumerate())

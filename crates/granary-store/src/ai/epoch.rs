@@ -200,7 +200,9 @@ type OrderKey = (DatasetKey, u64, u64);
 #[derive(Clone)]
 pub struct Epochs {
     shards: Shards,
+    #[allow(clippy::type_complexity)] // A small cache: newest last.
     datasets: Arc<Mutex<Vec<(DatasetKey, Arc<Samples>)>>>,
+    #[allow(clippy::type_complexity)]
     orders: Arc<Mutex<Vec<(OrderKey, Arc<Order>)>>>,
     turn: Arc<tokio::sync::Mutex<()>>,
 }

@@ -139,7 +139,7 @@ fn rule<T: for<'de> Deserialize<'de>>(bucket: &BucketRecord, name: &str) -> Opti
 
 /// Whether a checkpoint stays, being the `i`th newest of the complete ones.
 fn stays(rule: &Retention, i: usize, step: u64) -> bool {
-    (i as u64) < rule.keep_last.max(1) || (rule.keep_every > 0 && step % rule.keep_every == 0)
+    (i as u64) < rule.keep_last.max(1) || (rule.keep_every > 0 && step.is_multiple_of(rule.keep_every))
 }
 
 async fn thin_out(store: &Store, bucket: &BucketRecord, rule: &Retention, done: &mut Round) -> Result<(), AiError> {

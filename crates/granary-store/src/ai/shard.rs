@@ -319,7 +319,7 @@ impl Shards {
                 Ok(MemberPage { shard: found.info, members, total: Some(index.len()), next })
             }
             Err(AiError::TooManyMembers { .. }) => {
-                if from % crate::ai::tar::BLOCK_BYTES != 0 || from > found.info.object.size_bytes {
+                if !from.is_multiple_of(crate::ai::tar::BLOCK_BYTES) || from > found.info.object.size_bytes {
                     return Err(AiError::Invalid("the page token is not one of this shard".to_owned()));
                 }
                 let mut members = Vec::new();

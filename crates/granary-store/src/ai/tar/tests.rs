@@ -61,7 +61,7 @@ fn members_and_where_they_are() {
 #[test]
 fn long_names_and_large_sizes() {
     let long = "l".repeat(300);
-    let pax = format!("312 path={long}\n16 size=0000005\n");
+    let pax = format!("310 path={long}\n16 size=0000005\n");
     let wide = {
         let mut wide = block(b"w", b"", b'0');
         wide[124..136].copy_from_slice(&[0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4]);
