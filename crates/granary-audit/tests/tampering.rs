@@ -1,5 +1,7 @@
 //! Whatever is done to a sealed trail is found, and the first event that it was done to is named.
 
+#![allow(clippy::unwrap_used)]
+
 use bytes::Bytes;
 use granary_audit::{
     Actor, ClockState, Event, InputFile, PublicKey, Question, Seal, SealInput, Sealer, read_records, verify,
@@ -12,17 +14,17 @@ fn record(sequence: u64) -> Vec<u8> {
     let event = Event {
         id: [sequence as u8; 16],
         at: Timestamp(1_000_000 * sequence),
-        name: if sequence % 3 == 0 { "GetObject" } else { "PutObject" }.to_owned(),
+        name: if sequence.is_multiple_of(3) { "GetObject" } else { "PutObject" }.to_owned(),
         actor: Actor { kind: "Root".into(), access_key: "AK".into(), ..Actor::default() },
         address: Some("10.0.0.1".parse().unwrap()),
         bucket: "b".into(),
         key: format!("key-{sequence}"),
         bytes_in: sequence,
-        status: if sequence % 5 == 0 { 403 } else { 0 },
+        status: if sequence.is_multiple_of(5) { 403 } else { 0 },
         ..Event::default()
     };
     let outcome =
-        if sequence % 4 == 0 { AuditOutcome::Refused("QuotaExceeded".into()) } else { AuditOutcome::Done(None) };
+        if sequence.is_multiple_of(4) { AuditOutcome::Refused("QuotaExceeded".into()) } else { AuditOutcome::Done(None) };
     AuditRecord::encode(sequence, Timestamp(1_000_000 * sequence + 5), &outcome, &event.encode())
 }
 
