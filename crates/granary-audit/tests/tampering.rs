@@ -23,8 +23,11 @@ fn record(sequence: u64) -> Vec<u8> {
         status: if sequence.is_multiple_of(5) { 403 } else { 0 },
         ..Event::default()
     };
-    let outcome =
-        if sequence.is_multiple_of(4) { AuditOutcome::Refused("QuotaExceeded".into()) } else { AuditOutcome::Done(None) };
+    let outcome = if sequence.is_multiple_of(4) {
+        AuditOutcome::Refused("QuotaExceeded".into())
+    } else {
+        AuditOutcome::Done(None)
+    };
     AuditRecord::encode(sequence, Timestamp(1_000_000 * sequence + 5), &outcome, &event.encode())
 }
 

@@ -246,6 +246,24 @@ fn contains(document: &[u8], text: &str) -> bool {
     memchr::memmem::find(document, text.as_bytes()).is_some()
 }
 
+/// SigV2 signs a bucket's resource as `/bucket/`. boto3 does so too where its request says `/bucket`, and s3s signs what the
+/// request says: so the request is made to say it. Path style only: elsewhere the path is a key.
+pub(crate) fn end_bucket_path(parts: &mut Parts) {
+    let by_header = parts.headers.get(AUTHORIZATION).is_some_and(|value| value.as_bytes().starts_with(b"AWS "));
+    let query = parts.uri.query();
+    let by_query = query.is_some_and(|query| query.split('&').any(|pair| pair.starts_with("AWSAccessKeyId=")));
+    let path = parts.uri.path();
+    if !(by_header || by_query) || path.len() < 2 || path[1..].contains('/') {
+        return;
+    }
+    let target = query.map_or_else(|| format!("{path}/"), |query| format!("{path}/?{query}"));
+    let mut uri = parts.uri.clone().into_parts();
+    uri.path_and_query = target.parse().ok();
+    if let Ok(uri) = http::Uri::from_parts(uri) {
+        parts.uri = uri;
+    }
+}
+
 /// curl's `--aws-sigv4` signs the hash of an empty payload without sending it as a header, which s3s (and AWS) ask
 /// for. Saying it in the client's place is safe: it is verified as part of the signature all the same.
 pub(crate) fn complete(parts: &mut Parts) {
@@ -367,5 +385,26 @@ mod tests {
         assert_eq!(parts.headers.get("x-amz-meta-a").unwrap(), "1,2");
         assert_eq!(parts.headers.get_all("x-amz-meta-a").iter().count(), 1);
         assert_eq!(parts.headers.get("x-amz-meta-b").unwrap(), "3");
+    }
+
+    #[test]
+    fn buckets_end_in_a_slash_where_sigv2_signs_them() {
+        let said = |target: &str, header: Option<&'static str>| {
+            let mut request = http::Request::builder().uri(target);
+            if let Some(header) = header {
+                request = request.header(AUTHORIZATION, header);
+            }
+            let (mut parts, ()) = request.body(()).unwrap().into_parts();
+            end_bucket_path(&mut parts);
+            parts.uri.to_string()
+        };
+        assert_eq!(said("/bucket?list-type=2", Some("AWS key:signature")), "/bucket/?list-type=2");
+        assert_eq!(said("/bucket", Some("AWS key:signature")), "/bucket/");
+        assert_eq!(said("/bucket?AWSAccessKeyId=a&Signature=b", None), "/bucket/?AWSAccessKeyId=a&Signature=b");
+        for same in ["/", "/bucket/", "/bucket/key", "/bucket/key?acl"] {
+            assert_eq!(said(same, Some("AWS key:signature")), same);
+        }
+        assert_eq!(said("/bucket", Some("AWS4-HMAC-SHA256 ...")), "/bucket");
+        assert_eq!(said("/bucket", None), "/bucket");
     }
 }

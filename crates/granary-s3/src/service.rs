@@ -260,6 +260,10 @@ impl S3Service {
         let shared = &*self.shared;
         let (mut parts, body) = request.into_parts();
         precheck::complete(&mut parts);
+        let host = parts.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
+        if host.is_none_or(|host| shared.domains.bucket(host).is_none()) {
+            precheck::end_bucket_path(&mut parts);
+        }
         let payload = parts.headers.get(CONTENT_SHA256).map(HeaderValue::as_bytes).unwrap_or_default();
         let (is_chunk_signed, is_chunked) =
             (payload.starts_with(b"STREAMING-AWS4-"), payload.starts_with(b"STREAMING-"));
