@@ -137,7 +137,7 @@ mod tests {
         assert!(!damping.is_active() && damping.may(GUESSER, "AK", at(0)));
         damping.failed(GUESSER, "AK", at(0));
         damping.succeeded(OTHER, "AK", at(0));
-        for _ in 0..400 {
+        for _ in 0..1_100 {
             damping.failed(GUESSER, "AK", at(0));
         }
         assert!(!damping.may(GUESSER, "AK", at(0)), "this address and key");
@@ -145,7 +145,7 @@ mod tests {
         assert!(!damping.may(IpAddr::V4([10, 0, 0, 3].into()), "AK", at(0)), "this key from elsewhere");
         assert!(damping.may(OTHER, "AK", at(0)), "who had it right before");
         assert!(damping.may(OTHER, "OTHER", at(0)));
-        assert!(damping.may(GUESSER, "AK", at(200)));
+        assert!(damping.may(GUESSER, "AK", at(600)));
         damping.succeeded(OTHER, "AK", at(1_000));
         assert!(!damping.is_active());
     }
