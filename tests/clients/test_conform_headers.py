@@ -51,7 +51,8 @@ def v2(
     path = f"/{bucket}{key}"
     amz = "".join(f"{name}:{value}\n" for name, value in sorted(headers.items()) if name.startswith("x-amz-"))
     date = "" if "x-amz-date" in headers else headers.get("date", "")
-    to_sign = f"PUT\n{headers.get('content-md5', '')}\n\n{date}\n{amz}{path}"
+    # Of a bucket boto3 signs `/bucket/` and asks for `/bucket`.
+    to_sign = f"PUT\n{headers.get('content-md5', '')}\n\n{date}\n{amz}{path if key else path + '/'}"
     signature = base64.b64encode(hmac.digest(SECRET_KEY.encode(), to_sign.encode(), "sha1")).decode()
     every: dict[str, str] = {"host": f"127.0.0.1:{port}", "content-length": str(len(body))}
     every |= headers | {"authorization": f"AWS {ACCESS_KEY}:{signature}"}
@@ -216,3 +217,22 @@ def test_errors_are_whole_documents(raw, bucket):
         for name in ("Code", "Message", "Resource", "RequestId", "HostId"):
             assert root.findtext(name), name
         assert root.findtext("RequestId") == reply.headers["x-amz-request-id"]
+
+
+def test_a_refused_sender_is_told_that_the_connection_ends(raw, bucket):
+    """Who asks before it sends and is refused never sends: its next request must not go down a connection that is about to close."""
+    connection = http.client.HTTPConnection("127.0.0.1", raw.port, timeout=30)
+    connection.putrequest("PUT", f"/{bucket}/foo")
+    connection.putheader("Expect", "100-continue")
+    connection.putheader("Content-Length", "700000")
+    connection.endheaders()
+    answer = connection.getresponse()
+    assert answer.status == 403 and answer.headers["Connection"] == "close"
+    connection.close()
+    # Without asking, the connection stays.
+    connection = http.client.HTTPConnection("127.0.0.1", raw.port, timeout=30)
+    for _ in range(2):
+        connection.request("PUT", f"/{bucket}/foo", body=b"x" * 700_000)
+        answer = connection.getresponse()
+        assert answer.status == 403 and answer.headers.get("Connection") != "close" and answer.read()
+    connection.close()

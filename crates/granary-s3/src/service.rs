@@ -268,6 +268,7 @@ impl S3Service {
         let (is_chunk_signed, is_chunked) =
             (payload.starts_with(b"STREAMING-AWS4-"), payload.starts_with(b"STREAMING-"));
         let trace = Arc::new(Trace::new(is_chunk_signed, parts.extensions.get::<Peer>().copied()));
+        let asked_to_send = parts.version <= http::Version::HTTP_11 && parts.headers.contains_key(EXPECT);
         let (is_head, is_post) = (parts.method == Method::HEAD, parts.method == Method::POST);
         let uri = parts.uri.clone();
         let cors = self.cors(&parts);
@@ -389,6 +390,11 @@ impl S3Service {
             back.drain().await;
         }
         let mut answer = self.finish(answer, place, &trace, is_head, uri.path());
+        // Who asked whether it may send, and was refused, may have its next request on the way when hyper closes the connection,
+        // whose body was never read: it is told.
+        if asked_to_send && answer.status().as_u16() >= 300 {
+            answer.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+        }
         if let Some(cors) = cors {
             answer.headers_mut().extend(cors);
         }
