@@ -158,6 +158,17 @@ pub(crate) struct Expect<'a> {
     pub(crate) offset: u64,
 }
 
+/// Whether the server had closed the connection before it answered, which may show while the body is being sent.
+fn was_closed(error: &hyper::Error) -> bool {
+    use std::error::Error as _;
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
+    let io = error.source().and_then(|source| source.downcast_ref::<std::io::Error>());
+    error.is_canceled()
+        || error.is_closed()
+        || error.is_incomplete_message()
+        || io.is_some_and(|io| matches!(io.kind(), BrokenPipe | ConnectionReset | NotConnected))
+}
+
 /// A connection and the signer that goes with it.
 pub(crate) struct Client {
     pub(crate) endpoint: Arc<Endpoint>,
@@ -182,9 +193,7 @@ impl Client {
     pub(crate) async fn send(&mut self, call: &Call<'_>) -> Result<Response<Incoming>, ClientError> {
         let reused = self.sender.is_some();
         match self.send_once(call).await {
-            Err(ClientError::Http(error))
-                if reused && (error.is_canceled() || error.is_closed() || error.is_incomplete_message()) =>
-            {
+            Err(ClientError::Http(error)) if reused && was_closed(&error) => {
                 self.sender = None;
                 self.send_once(call).await
             }
