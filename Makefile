@@ -12,7 +12,7 @@ RELEASE_BIN := $(CARGO_TARGET_DIR)/release/granary
 with_python = GRANARY_PYTHON="$$(scripts/venv $(1))" && export GRANARY_PYTHON && export PATH="$$(dirname "$$GRANARY_PYTHON"):$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap build demo test test-clients verify fix bench bench-peers soak docker release config
+.PHONY: help bootstrap build demo test test-clients verify fix bench bench-ai bench-peers soak docker release config
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -32,8 +32,9 @@ demo: release ## Build, start, and run a training pipeline through a kill -9
 test: bootstrap ## All tests: Rust, doctests, end to end with real S3 clients
 	@$(call with_python,tests/requirements.txt) && "$$GRANARY_PYTHON" scripts/test.py
 
-test-clients: build ## The client tests with the heavier clients too (Lance, Delta Lake, polars, tensorstore)
-	@$(call with_python,tests/requirements-clients.txt) && GRANARY_BIN="$(CARGO_TARGET_DIR)/debug/granary" "$$GRANARY_PYTHON" -m pytest tests/clients
+test-clients: build ## The client tests with the heavier clients too (torch, TensorFlow, Lance, polars and so on)
+	@GRANARY_LOOPS_PYTHON="$$(scripts/venv tests/requirements-loops.txt)" && export GRANARY_LOOPS_PYTHON && \
+	$(call with_python,tests/requirements-clients.txt) && GRANARY_BIN="$(CARGO_TARGET_DIR)/debug/granary" "$$GRANARY_PYTHON" -m pytest tests/clients
 
 verify: bootstrap ## Checks that never write: format, clippy, layers, tidy, generated files, licences
 	cargo fmt --all --check
@@ -51,6 +52,9 @@ fix: ## Format, apply clippy's fixes, write generated files
 
 bench: release ## Measure this server; JSON beside the table
 	@$(call with_python,tests/requirements.txt) && GRANARY_BIN="$(RELEASE_BIN)" benches/run
+
+bench-ai: release ## Measure batches, members and epochs against reads one by one
+	@$(call with_python,tests/requirements.txt) && GRANARY_BIN="$(RELEASE_BIN)" "$$GRANARY_PYTHON" benches/ai_reads.py
 
 bench-peers: release ## Measure this server against Garage in the same run
 	@$(call with_python,tests/requirements.txt) && GRANARY_BIN="$(RELEASE_BIN)" benches/peers

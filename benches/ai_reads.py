@@ -1,140 +1,115 @@
 #!/usr/bin/env python3
-"""Batches against single GETs, in one run on one server: how many times the samples per second.
+"""Reads for AI work against the one-by-one way, on one server in one run (`make bench-ai`).
 
-    python benches/ai_reads.py http://127.0.0.1:9000 --seconds 5
-
-Keys come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. The bucket `granary-bench-ai` is made, and removed at the end.
-Signing is left out of both sides (presigned URLs, one signed batch list sent again and again), so that the figures are the
-server's and the protocol's, not botocore's. One process per connection.
-
-Bars (docs/ai.md's issue): 128 members of 10 KiB: batch >= 8 x single GETs on one connection, >= 3 x on 16; 1 MiB objects >= 1.3 x.
-Exit status 1 if one is missed.
+Both sides are `granary bench training`: the same client, the same samples, the same connections, taking turns; ratios are medians of
+pairs of turns. What is compared with is the best that plain S3 allows: one range read for each sample of a shard, one GET for each
+object. Bars are issue 4's. Environment: GRANARY_BIN, BENCH_SCALE, BENCH_DOCS=1 (write docs/benchmarks.md), as for `make bench`.
+Exit status 1 if a bar is missed.
 """
 
 from __future__ import annotations
 
-import argparse
-import hashlib
-import http.client
-import io
+import datetime
 import json
-import multiprocessing
 import os
+import statistics
+import subprocess
 import sys
-import tarfile
-import time
-import urllib.parse
 
-import boto3
-from botocore.auth import S3SigV4Auth
-from botocore.awsrequest import AWSRequest
-from botocore.config import Config
-from botocore.credentials import Credentials
+import harness as h
 
-BUCKET = "granary-bench-ai"
-REGION = os.environ.get("AWS_REGION", "us-east-1")
+DRIVES, K, M = 6, 4, 2
+# Shards whose samples fit into the cache twice over: both sides read from memory, so the way of asking is what differs.
+SHARDS = ["--profile", "webdataset", "--sample-bytes", "10KiB", "--samples-per-object", "2048", "--data-size", "80MiB", "--prefix", "shards/"]
+OBJECTS = ["--profile", "llm", "--sample-bytes", "1MiB", "--samples-per-object", "1", "--data-size", "64MiB", "--prefix", "objects/"]
 
 
-def presign(client, key: str, member: str | None) -> str:
-    """A presigned GET, with the member as a signed parameter."""
-    from botocore.auth import S3SigV4QueryAuth
+class Loads:
+    """Runs `granary bench training` and keeps what it said."""
 
-    query = f"?{urllib.parse.urlencode({'granary-member': member})}" if member else ""
-    request = AWSRequest("GET", f"{client.meta.endpoint_url}/{BUCKET}/{key}{query}")
-    S3SigV4QueryAuth(credentials(), "s3", REGION, 3600).add_auth(request)
-    return request.url
+    def __init__(self, server) -> None:
+        self.server = server
+        self.figures: list[dict] = []
 
+    def run(self, what: list[str], by: str, accelerators: int, *more: str, readers: int = 1, batch: int = 128, seconds: float = 3.0) -> dict:
+        side = h.side_of(self.server)
+        command = [str(h.granary_server.find_binary()), "bench", "training", *what, "--by", by, "--accelerators", str(accelerators)]
+        command += ["--readers", str(readers), "--batch", str(batch), "--seconds", str(h.scaled(seconds, 0.5)), "--json", "-"]
+        command += ["--endpoint", side.url, "--server-pid", str(side.pid), *more]
+        env = os.environ | {"AWS_ACCESS_KEY_ID": side.access, "AWS_SECRET_ACCESS_KEY": side.secret}
+        done = subprocess.run(command, env=env, capture_output=True, text=True)
+        if done.returncode not in (0, 1) or not done.stdout.startswith("{"):
+            raise SystemExit(f"bench: {' '.join(command)}: {done.stderr.strip() or done.stdout[:500]}")
+        (figures,) = json.loads(done.stdout)["runs"]
+        figures["by"] = by
+        self.figures.append(figures)
+        print(f"  {by:8} {accelerators:4} x {readers} connections, batches of {batch}: {figures['samples_per_s']:10,.0f} samples/s, "
+              f"{figures['utilisation_percent']:5.1f} % busy", flush=True)  # fmt: skip
+        return figures
 
-def credentials() -> Credentials:
-    return Credentials(os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"])
-
-
-def singles(targets: list[str], netloc: str, seconds: float, out) -> None:
-    connection, count, size = http.client.HTTPConnection(netloc), 0, 0
-    start = time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        for target in targets:
-            connection.request("GET", target)
-            answer = connection.getresponse()
-            data = answer.read()
-            assert answer.status == 200, (answer.status, data[:300])
-            count, size = count + 1, size + len(data)
-    out.put((count, size, time.perf_counter() - start))
-
-
-def batches(endpoint: str, netloc: str, body: bytes, items: int, seconds: float, out) -> None:
-    request = AWSRequest("POST", f"{endpoint}/{BUCKET}?granary-batch=", data=body)
-    request.headers["X-Amz-Content-SHA256"] = hashlib.sha256(body).hexdigest()
-    S3SigV4Auth(credentials(), "s3", REGION).add_auth(request)
-    headers = dict(request.headers.items())
-    connection, count, size = http.client.HTTPConnection(netloc), 0, 0
-    start = time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        connection.request("POST", f"/{BUCKET}?granary-batch=", body=body, headers=headers)
-        answer = connection.getresponse()
-        data = answer.read()
-        assert answer.status == 200 and data.endswith(bytes(1024)), (answer.status, data[:300])
-        count, size = count + items, size + len(data)
-    out.put((count, size, time.perf_counter() - start))
+    def ratio(self, what: list[str], better: str, worse: str, connections: int, batch: int, rounds: int = 5) -> tuple[float, float, float]:
+        """Samples/s of one way over the other's, and both medians; the order changes from turn to turn."""
+        pairs = []
+        for turn in range(rounds):
+            rates = {}
+            for by in (better, worse) if turn % 2 == 0 else (worse, better):
+                rates[by] = self.run(what, by, connections, "--compute-ms", "0", "--busy", "0.000001", batch=batch)["samples_per_s"]
+            pairs.append((rates[better], rates[worse]))
+        return h.ratio(pairs), statistics.median(p[0] for p in pairs), statistics.median(p[1] for p in pairs)
 
 
-def rate(function, connections: int, *arguments) -> float:
-    out = multiprocessing.Queue()
-    workers = [multiprocessing.Process(target=function, args=(*arguments, out)) for _ in range(connections)]
-    for worker in workers:
-        worker.start()
-    found = [out.get() for _ in workers]
-    for worker in workers:
-        worker.join()
-    return sum(count / seconds for count, _, seconds in found)
+def epochs(loads: Loads, bars: h.Bars) -> None:
+    """The number of accelerators at which single reads keep them less than half busy; there, epochs."""
+    training = ["--compute-ms", "20"]
+    for count in (1, 2, 4, 8, 16, 32, 64):
+        single = loads.run(SHARDS, "range", count, *training, readers=2, seconds=5)
+        if single["utilisation_percent"] < 50:
+            break
+    else:
+        raise SystemExit("bench: single reads keep 64 accelerators busy: this machine is too fast for this test")
+    epoch = loads.run(SHARDS, "epoch", count, *training, readers=2, seconds=5)
+    bars.at_least(f"epochs at {count} accelerators (128 samples of 10 KiB, 20 ms), where single reads keep them "
+                  f"{single['utilisation_percent']:.0f} % busy", epoch["utilisation_percent"], 90, "%", 1)  # fmt: skip
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("endpoint")
-    parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--members", type=int, default=2048)
-    arguments = parser.parse_args()
-    netloc = urllib.parse.urlsplit(arguments.endpoint).netloc
-    client = boto3.client("s3", endpoint_url=arguments.endpoint, region_name=REGION,
-                          config=Config(s3={"addressing_style": "path"}))  # fmt: skip
-    client.create_bucket(Bucket=BUCKET)
-    missed = False
-    try:
-        tar = io.BytesIO()
-        with tarfile.open(fileobj=tar, mode="w") as file:
-            for n in range(arguments.members):
-                info = tarfile.TarInfo(f"{n:06}.bin")
-                info.size = 10 * 1024
-                file.addfile(info, io.BytesIO(os.urandom(info.size)))
-        client.put_object(Bucket=BUCKET, Key="s.tar", Body=tar.getvalue())
-        for n in range(32):
-            client.put_object(Bucket=BUCKET, Key=f"m/{n}", Body=os.urandom(1 << 20))
-        small = [f"{(n * 7919) % arguments.members:06}.bin" for n in range(128)]
-        wanted = [
-            ("128 x 10 KiB members", [("s.tar", m) for m in small], [(1, 8.0), (16, 3.0)]),
-            ("32 x 1 MiB objects", [(f"m/{n}", None) for n in range(32)], [(1, 1.3)]),
-        ]
-        for name, items, bars in wanted:
-            urls = [presign(client, key, member) for key, member in items]
-            targets = [url.split(netloc, 1)[1] for url in urls]
-            body = json.dumps({"items": [{"key": k} | ({"member": m} if m else {}) for k, m in items]}).encode()
-            rate(batches, 1, arguments.endpoint, netloc, body, len(items), 0.2)  # the index is made, caches are warm for both
-            for connections, bar in bars:
-                one = rate(singles, connections, targets, netloc, arguments.seconds)
-                many = rate(batches, 1, arguments.endpoint, netloc, body, len(items), arguments.seconds)
-                if connections > 1:
-                    many = max(many, rate(batches, connections, arguments.endpoint, netloc, body, len(items), arguments.seconds))
-                ratio = many / one
-                missed |= ratio < bar
-                verdict = "ok" if ratio >= bar else "MISSED"
-                print(f"{name}, {connections} connections: single {one:,.0f}/s, batch {many:,.0f}/s: {ratio:.1f} x (bar {bar}) {verdict}")
-    finally:
-        keys = [{"Key": o["Key"]} for o in client.list_objects_v2(Bucket=BUCKET).get("Contents", [])]
-        if keys:
-            client.delete_objects(Bucket=BUCKET, Delete={"Objects": keys})
-        client.delete_bucket(Bucket=BUCKET)
-    return 1 if missed else 0
+    started = datetime.datetime.now(datetime.timezone.utc)
+    bars = h.Bars()
+    with h.granary(drives=DRIVES, erasure=f"{K}+{M}", env={"GRANARY_AI_CACHE_BYTES": str(512 << 20)}) as server:
+        loads = Loads(server)
+        for what in (SHARDS, OBJECTS):
+            side = h.side_of(server)
+            env = os.environ | {"AWS_ACCESS_KEY_ID": side.access, "AWS_SECRET_ACCESS_KEY": side.secret}
+            subprocess.run([str(h.granary_server.find_binary()), "bench", "training", *what, "--prepare-only", "--endpoint", side.url],
+                           env=env, check=True)  # fmt: skip
+        done = server.cli("dataset", "freeze", "granary-bench/shards/webdataset")
+        if done.returncode:
+            raise SystemExit(f"bench: {done.stderr}")
+        for what, by in ((SHARDS, "batch"), (OBJECTS, "batch")):  # the indexes are made, the cache is warm
+            loads.run(what, by, 1, "--compute-ms", "0", "--busy", "0.000001", batch=64)
+        print("=== members of 10 KiB: batches of 128 against single reads")
+        for connections, bar in ((1, 8.0), (16, 3.0)):
+            found, many, one = loads.ratio(SHARDS, "batch", "range", connections, 128)
+            bars.at_least(f"128 members of 10 KiB, {connections} connections: batch ({many:,.0f} samples/s) against single reads "
+                          f"({one:,.0f} samples/s)", found, bar, "×")  # fmt: skip
+        print("=== objects of 1 MiB: batches of 32 against single GETs")
+        found, many, one = loads.ratio(OBJECTS, "batch", "object", 1, 32)
+        bars.at_least(f"32 objects of 1 MiB, 1 connection: batch ({many:,.0f}/s) against single GETs ({one:,.0f}/s)", found, 1.3, "×")
+        print("=== members against plain ranges")
+        found, plain, member = loads.ratio(SHARDS, "range", "member", 1, 128)
+        bars.at_most(f"time of a member read ({1e6 / member:.0f} µs) against a plain range read ({1e6 / plain:.0f} µs)", found, 1.2, "×")
+        print("=== epochs against single reads")
+        epochs(loads, bars)
+    header = ["by", "accelerators", "busy %", "samples/s", "MB/s", "batch p50 ms", "p99 ms", "client cores", "server cores"]
+    keys = ["by", "accelerators", "utilisation_percent", "samples_per_s", "mb_per_s", "batch_ms_p50", "batch_ms_p99", "client_cores",
+            "server_cores"]  # fmt: skip
+    rows = [[f"{f[k]:,.2f}" if isinstance(f[k], float) else str(f[k]) for k in keys] for f in loads.figures]
+    body = "\n".join([
+        f"{h.version(str(h.granary_server.find_binary()))}; {DRIVES} drives on one disk, {K}+{M}; read from the cache by both sides; "
+        "client and server share the machine.", "", bars.markdown(), "", h.table(header, rows),
+    ])  # fmt: skip
+    missed = any(row[3] == "MISSED" for row in bars.rows)
+    return h.finish_page("ai", "Reads for AI work against one by one", "make bench-ai", body, started) or int(missed)
 
 
 if __name__ == "__main__":

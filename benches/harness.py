@@ -231,22 +231,29 @@ def load_average() -> str:
 
 def finish(bench: Bench, section: str, title: str, command: str, body: str) -> int:
     """Prints the page, keeps it beside the JSON and, with BENCH_DOCS=1, in docs/benchmarks.md. Returns the exit status."""
-    minutes = (datetime.datetime.now(datetime.timezone.utc) - bench.started).total_seconds() / 60
-    page = "\n".join([
-        f"## {title}", "",
-        f"{bench.started:%Y-%m-%d %H:%M} UTC, commit {commit()}, {machine()}; `{command}` with BENCH_SCALE={scale():g}, "
-        f"{minutes:.0f} min; load average at the end {load_average()}.",
-        "", body, "",
-    ])  # fmt: skip
-    (bench.folder / "report.md").write_text(page)
-    print("\n" + page)
+    finish_page(section, title, command, body, bench.started, bench.folder)
     print(f"figures and commands: {bench.folder}")
-    if os.environ.get("BENCH_DOCS") == "1":
-        put_section(DOCS, section, page)
-        print(f"written to {DOCS.relative_to(REPOSITORY)}")
     if bench.errors:
         print(f"bench: {bench.errors} operations failed", file=sys.stderr)
     return 1 if bench.errors else 0
+
+
+def finish_page(section: str, title: str, command: str, body: str, started: datetime.datetime, folder: Path | None = None) -> int:
+    """Prints the page, keeps it in the folder and, with BENCH_DOCS=1, in docs/benchmarks.md."""
+    minutes = (datetime.datetime.now(datetime.timezone.utc) - started).total_seconds() / 60
+    page = "\n".join([
+        f"## {title}", "",
+        f"{started:%Y-%m-%d %H:%M} UTC, commit {commit()}, {machine()}; `{command}` with BENCH_SCALE={scale():g}, "
+        f"{minutes:.0f} min; load average at the end {load_average()}.",
+        "", body, "",
+    ])  # fmt: skip
+    folder = folder or cache()
+    (folder / f"report-{section}.md").write_text(page)
+    print("\n" + page)
+    if os.environ.get("BENCH_DOCS") == "1":
+        put_section(DOCS, section, page)
+        print(f"written to {DOCS.relative_to(REPOSITORY)}")
+    return 0
 
 
 def put_section(path: Path, section: str, page: str) -> None:

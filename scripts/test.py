@@ -20,6 +20,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+# Seconds for each fuzz target: a minute for all in `make test`, hours in `make soak`. $FUZZ_SECONDS overrides.
+FUZZ_SECONDS, FUZZ_SECONDS_SOAK = "8", "1800"
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -108,6 +110,7 @@ def main() -> int:
     soak = parser.parse_args().soak
     tally = Tally()
     nextest = shutil.which("cargo-nextest") is not None
+    os.environ.setdefault("FUZZ_SECONDS", FUZZ_SECONDS_SOAK if soak else FUZZ_SECONDS)
     # Debug assertions stay on in both: soak finds more with them, and the dependencies are compiled once.
     if nextest:
         rust = ["cargo", "nextest", "run", "--locked", "--workspace", "--no-fail-fast"]
@@ -115,7 +118,9 @@ def main() -> int:
     else:
         rust = ["cargo", "test", "--locked", "--workspace", "--no-fail-fast", "--lib", "--bins", "--tests"]
         stage(tally, "Rust tests", [*rust, *(["--", "--ignored"] if soak else [])])
-    if not soak:
+    if soak:
+        stage(tally, "Fuzz targets", ["cargo", "test", "--locked", "--workspace", "--test", "fuzz", "--", "--nocapture"])
+    else:
         stage(tally, "Rust doctests", ["cargo", "test", "--locked", "--workspace", "--doc"])
 
     binary = Path(os.environ["GRANARY_BIN"]) if "GRANARY_BIN" in os.environ else TARGET / "debug" / "granary"

@@ -303,7 +303,7 @@ impl Client {
         Ok((head.status, head.headers, bytes))
     }
 
-    async fn refusal(&mut self, response: Response<Incoming>) -> ClientError {
+    pub(crate) async fn refusal(&mut self, response: Response<Incoming>) -> ClientError {
         let status = response.status().as_u16();
         match self.collect(response.into_body()).await {
             Ok(body) => {

@@ -85,7 +85,8 @@ fn path(client: &Client, key: &str) -> String {
     format!("/{}/{}", client.endpoint.bucket, uri_encode(key, true))
 }
 
-async fn write(
+/// Uploads an object in parts, as many at once as there are clients.
+pub(crate) async fn write(
     clients: &mut [Client],
     checkpoint: &Checkpoint,
     key: &str,
@@ -144,6 +145,46 @@ async fn write(
     Ok(())
 }
 
+/// Reads every part of an object, as many at once as there are clients: lengths are checked, the content of every n-th part.
+pub(crate) async fn read(clients: &mut [Client], checkpoint: &Checkpoint, key: &str) -> Result<(), ClientError> {
+    let path = path(&clients[0], key);
+    let next = Cell::new(0u64);
+    let origin = checkpoint.payload.origin(key);
+    let reads = clients.iter_mut().map(async |client| {
+        while next.get() < checkpoint.parts() {
+            let number = next.replace(next.get() + 1);
+            let (offset, length) = checkpoint.part_range(number);
+            let verify = checkpoint.verify_every > 0 && number.is_multiple_of(checkpoint.verify_every);
+            part(client, checkpoint, key, &path, (offset, length), verify.then_some(origin)).await?;
+        }
+        Ok::<(), ClientError>(())
+    });
+    join_all(reads).await.into_iter().collect()
+}
+
+/// Reads one part, and compares it where the object's origin is given.
+async fn part(
+    client: &mut Client,
+    checkpoint: &Checkpoint,
+    key: &str,
+    path: &str,
+    (offset, length): (u64, u64),
+    origin: Option<u64>,
+) -> Result<u64, ClientError> {
+    let range = Some((offset, offset + length - 1));
+    let call = Call { method: Method::GET, path, query: "", range, body: Outgoing::Empty };
+    let response = client.send(&call).await?;
+    let expect = origin.map(|origin| Expect { payload: &checkpoint.payload, origin, offset });
+    let Drained { bytes, first_difference } = client.drain(response, expect).await?;
+    if let Some(offset) = first_difference {
+        return Err(ClientError::Mismatch { key: key.into(), offset });
+    }
+    if bytes != length {
+        return Err(ClientError::Length { key: key.into(), want: length, got: bytes });
+    }
+    Ok(bytes)
+}
+
 async fn read_back(
     clients: &mut [Client],
     checkpoint: &Checkpoint,
@@ -162,23 +203,8 @@ async fn read_back(
     }
     let origin = checkpoint.payload.origin(key);
     for number in (0..checkpoint.parts()).step_by(checkpoint.verify_every as usize) {
-        let (offset, length) = checkpoint.part_range(number);
-        let call = Call {
-            method: Method::GET,
-            path: &path,
-            query: "",
-            range: Some((offset, offset + length - 1)),
-            body: Outgoing::Empty,
-        };
-        let response = clients[0].send(&call).await?;
-        let expect = Expect { payload: &checkpoint.payload, origin, offset };
-        let Drained { bytes, first_difference } = clients[0].drain(response, Some(expect)).await?;
-        if let Some(offset) = first_difference {
-            return Err(ClientError::Mismatch { key: key.into(), offset });
-        }
-        if bytes != length {
-            return Err(ClientError::Length { key: key.into(), want: length, got: bytes });
-        }
+        let range = checkpoint.part_range(number);
+        let bytes = part(&mut clients[0], checkpoint, key, &path, range, Some(origin)).await?;
         let mut recorder = recorder.borrow_mut();
         recorder.verified += 1;
         recorder.verified_bytes += bytes;

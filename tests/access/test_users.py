@@ -134,8 +134,9 @@ def test_own_policies_conditions_and_denials(server, s3, bucket):
     assert refused(lambda: mine.get_object(Bucket=bucket, Key="other/b")) == DENIED
     mine.put_object(Bucket=bucket, Key="home/c", Body=b"x")
     assert refused(lambda: mine.put_object(Bucket=bucket, Key="home/c", Body=b"", StorageClass="ONEZONE_IA")) == DENIED
-    # Who may not list is not told that a key is missing.
-    assert refused(lambda: mine.get_object(Bucket=bucket, Key="home/none"))[0] == 403
+    # Who may not list where a key would be is not told that it is missing.
+    assert refused(lambda: mine.get_object(Bucket=bucket, Key="none"))[0] == 403
+    assert refused(lambda: mine.get_object(Bucket=bucket, Key="home/none")) == (404, "NoSuchKey")
     assert refused(lambda: s3.get_object(Bucket=bucket, Key="home/none")) == (404, "NoSuchKey")
     # A multi-delete refuses key by key.
     answer = mine.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": "home/a"}, {"Key": "other/b"}]})

@@ -180,3 +180,46 @@ def test_a_kill_keeps_every_acknowledged_append():
             assert read(s3, "grow", "moved") == whole
             assert error(lambda: s3.head_object(Bucket="grow", Key="k"))[0] == 404
             rename(s3, "grow", "moved", "k")
+
+
+CUSTOMER = {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": "0123456789abcdef0123456789abcdef"}
+OTHER = {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": "f" * 32}
+
+
+@pytest.mark.parametrize("sizes", [(5, 7, 9), (100_000, 3, 200_000)])
+def test_appends_with_a_customers_key(s3, bucket, sizes):
+    """Every append needs the object's key; nothing is read without it, and no wrong one leaves anything."""
+    whole = b""
+    for n, size in enumerate(sizes):
+        body = Content(n, size).data()
+        append(s3, bucket, "k", body, len(whole), **CUSTOMER)
+        whole += body
+    assert read(s3, bucket, "k", **CUSTOMER) == whole
+    assert read(s3, bucket, "k", Range="bytes=3-10", **CUSTOMER) == whole[3:11]
+    assert error(lambda: append(s3, bucket, "k", b"x", len(whole)))[0] == 400
+    assert error(lambda: append(s3, bucket, "k", b"x", len(whole), **OTHER))[0] in (400, 403)
+    assert error(lambda: read(s3, bucket, "k"))[0] == 400
+    assert error(lambda: read(s3, bucket, "k", **OTHER)) == (403, "AccessDenied")
+    assert read(s3, bucket, "k", **CUSTOMER) == whole
+    rename(s3, bucket, "k", "renamed")
+    assert read(s3, bucket, "renamed", **CUSTOMER) == whole
+    append(s3, bucket, "renamed", b"end", len(whole), **CUSTOMER)
+    assert read(s3, bucket, "renamed", **CUSTOMER) == whole + b"end"
+
+
+def test_appends_with_a_named_key(s3, bucket):
+    """A named key is the object's: appends say nothing of it, and are encrypted with it all the same."""
+    kms = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "testkey-1"}
+    append(s3, bucket, "k", b"a" * 70_000, 0, **kms)
+    done = append(s3, bucket, "k", b"b" * 70_000, 70_000)
+    assert (done["ServerSideEncryption"], done["SSEKMSKeyId"]) == ("aws:kms", "testkey-1")
+    append(s3, bucket, "k", b"c", 140_000)
+    head = s3.head_object(Bucket=bucket, Key="k")
+    assert (head["ServerSideEncryption"], head["SSEKMSKeyId"], head["ContentLength"]) == ("aws:kms", "testkey-1", 140_001)
+    assert read(s3, bucket, "k") == b"a" * 70_000 + b"b" * 70_000 + b"c"
+    # A bucket's default is for new objects: what is appended has the object's encryption.
+    s3.put_bucket_encryption(Bucket=bucket, ServerSideEncryptionConfiguration={"Rules": [
+        {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": "testkey-1"}}
+    ]})  # fmt: skip
+    append(s3, bucket, "plain", b"x" * 20_000, 0, ServerSideEncryption="AES256")
+    assert append(s3, bucket, "plain", b"y", 20_000)["ServerSideEncryption"] == "AES256"

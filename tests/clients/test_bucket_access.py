@@ -236,9 +236,19 @@ def test_settings_that_are_not_there(s3, bucket):
     for call, more in [
         (s3.put_bucket_website, {"WebsiteConfiguration": {"IndexDocument": {"Suffix": "index.html"}}}),
         (s3.put_bucket_accelerate_configuration, {"AccelerateConfiguration": {"Status": "Enabled"}}),
-        (s3.delete_bucket_website, {}),
-        (s3.delete_bucket_replication, {}),
+        (s3.put_bucket_analytics_configuration, {"Id": "a", "AnalyticsConfiguration": {"Id": "a", "StorageClassAnalysis": {}}}),
+        (s3.put_bucket_metrics_configuration, {"Id": "a", "MetricsConfiguration": {"Id": "a"}}),
     ]:
         assert refused(call, Bucket=bucket, **more) == (501, "NotImplemented")
+    # What is not there is deleted.
+    s3.delete_bucket_website(Bucket=bucket)
+    s3.delete_bucket_replication(Bucket=bucket)
+    for word in ("analytics", "inventory", "metrics", "intelligent_tiering"):
+        listed = getattr(s3, f"list_bucket_{word}_configurations")(Bucket=bucket)
+        assert (listed["IsTruncated"], [name for name in listed if name.endswith("List")]) == (False, [])
+        for act in ("get", "delete"):
+            call = getattr(s3, f"{act}_bucket_{word}_configuration")
+            assert refused(call, Bucket=bucket, Id="a") == (404, "NoSuchConfiguration")
+            assert refused(call, Bucket=bucket + "x", Id="a") == (404, "NoSuchBucket")
     assert refused(s3.get_bucket_website, Bucket=bucket) == (404, "NoSuchWebsiteConfiguration")
     assert refused(s3.get_bucket_replication, Bucket=bucket) == (404, "ReplicationConfigurationNotFoundError")

@@ -17,7 +17,8 @@ TABLE = [
     ("GET", "k", {}, {"range": "bytes=100-"}, b"", 416, "InvalidRange"),
     ("GET", "k", {"partNumber": "2"}, {}, b"", 416, "InvalidPartNumber"),
     ("GET", "k", {}, {"if-match": '"no"'}, b"", 412, "PreconditionFailed"),
-    ("GET", "k", {"torrent": ""}, {}, b"", 501, "NotImplemented"),
+    ("GET", "k", {"torrent": ""}, {}, b"", 404, "NoSuchKey"),
+    ("GET", "", {"inventory": "", "id": "a"}, {}, b"", 404, "NoSuchConfiguration"),
     ("GET", "", {"cors": ""}, {}, b"", 404, "NoSuchCORSConfiguration"),
     ("GET", "", {"policy": ""}, {}, b"", 404, "NoSuchBucketPolicy"),
     ("GET", "", {"policyStatus": ""}, {}, b"", 404, "NoSuchBucketPolicy"),
@@ -55,7 +56,7 @@ TABLE = [
     ("OPTIONS", "k", {}, {}, b"", 400, "BadRequest"),
     ("OPTIONS", "k", {}, {"origin": "http://a", "access-control-request-method": "GET"}, b"", 403, "AccessForbidden"),
     ("DELETE", "", {}, {}, b"", 409, "BucketNotEmpty"),
-    ("DELETE", "", {"website": ""}, {}, b"", 501, "NotImplemented"),
+    ("DELETE", "", {"metrics": "", "id": "a"}, {}, b"", 404, "NoSuchConfiguration"),
 ]
 
 

@@ -4,6 +4,7 @@ installed polars, deltalake, Lance and tensorstore. Each does its main job unmod
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -163,6 +164,49 @@ def test_obstore_writer(obstore_store, s3, bucket):
     assert bytes(reader.read(1000)) == data[6 * MIB : 6 * MIB + 1000]
 
 
+# --- arrays and weights -------------------------------------------------------------------------------------------
+
+
+def test_zarr_over_obstore(obstore_store):
+    zarr = pytest.importorskip("zarr")
+    import numpy
+
+    store = zarr.storage.ObjectStore(obstore_store)
+    data = numpy.random.default_rng(2).random((300, 200))
+    array = zarr.open_group(store, mode="w").create_array("a", shape=data.shape, chunks=(50, 40), dtype="float64")
+    array[:] = data
+    array[10:20, 5:9] = -1
+    data[10:20, 5:9] = -1
+    back = zarr.open_group(zarr.storage.ObjectStore(obstore_store), mode="r")["a"]
+    assert numpy.array_equal(back[:], data) and numpy.array_equal(back[33:120, 7], data[33:120, 7])
+
+
+def test_safetensors_by_range(s3, bucket, tmp_path):
+    """One tensor of many, read by its bytes alone: the header says where it lies."""
+    safetensors = pytest.importorskip("safetensors.numpy")
+    import json
+    import struct
+
+    import numpy
+
+    rng = numpy.random.default_rng(4)
+    tensors = {f"layer.{n}.weight": rng.random((64, 128 + n), numpy.float32) for n in range(30)}
+    s3.put_object(Bucket=bucket, Key="model.safetensors", Body=safetensors.save(tensors, {"step": "7"}))
+
+    def piece(first: int, last: int) -> bytes:
+        return s3.get_object(Bucket=bucket, Key="model.safetensors", Range=f"bytes={first}-{last}")["Body"].read()
+
+    (length,) = struct.unpack("<Q", piece(0, 7))
+    header = json.loads(piece(8, 7 + length))
+    assert header["__metadata__"] == {"step": "7"} and len(header) == 31
+    for name in ("layer.0.weight", "layer.17.weight", "layer.29.weight"):
+        start, end = header[name]["data_offsets"]
+        found = numpy.frombuffer(piece(8 + length + start, 7 + length + end), numpy.float32).reshape(header[name]["shape"])
+        assert numpy.array_equal(found, tensors[name]), name
+    s3.download_file(bucket, "model.safetensors", str(tmp_path / "m"))
+    assert all(numpy.array_equal(value, tensors[name]) for name, value in safetensors.load_file(tmp_path / "m").items())
+
+
 # --- heavier ones: `make test-clients` ---------------------------------------------------------------------------
 
 
@@ -182,23 +226,72 @@ def test_polars(server, bucket):
     assert some["name"].to_list() == [f"n{i}" for i in range(49_991, 50_000)]
 
 
+def commit_together(program: str, *arguments: str) -> list[list[int]]:
+    """Runs a writer's program in four processes that begin together; what each of them says it has committed."""
+    command = [sys.executable, "-c", program, *arguments]
+    writers = [subprocess.Popen([*command, str(n)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for n in range(4)]
+    said = []
+    for writer in writers:
+        out, err = writer.communicate(timeout=600)
+        assert writer.returncode == 0, err
+        said.append([int(word) for word in out.split()])
+    return said
+
+
+COMMITS = 10
+# Each writer appends rows that only it has, and says so when it was told that they are committed. A conflict that the library
+# gives up on is tried again: what counts is that nothing it reports as done is lost.
+DELTA_WRITER = """
+import json, sys, pyarrow, deltalake
+table, where, writer = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
+for n in range(%d):
+    row = writer * 1000 + n
+    for _ in range(100):
+        try:
+            deltalake.write_deltalake(table, pyarrow.table({"id": [row]}), mode="append", storage_options=where)
+            print(row, flush=True)
+            break
+        except deltalake.exceptions.CommitFailedError:
+            continue
+    else:
+        sys.exit("a hundred conflicts for one commit")
+""" % COMMITS
+LANCE_WRITER = """
+import json, sys, pyarrow, lance
+table, where, writer = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
+for n in range(%d):
+    row = writer * 1000 + n
+    for _ in range(100):
+        try:
+            lance.write_dataset(pyarrow.table({"id": [row]}), table, mode="append", storage_options=where)
+            print(row, flush=True)
+            break
+        except OSError as conflict:
+            if "onflict" not in str(conflict):
+                raise
+    else:
+        sys.exit("a hundred conflicts for one commit")
+""" % COMMITS
+
+
+def committed(said: list[list[int]]) -> list[int]:
+    assert said == [[writer * 1000 + n for n in range(COMMITS)] for writer in range(4)]
+    return [row for rows in said for row in rows]
+
+
 def test_deltalake(server, bucket):
-    """Two writers at one table: commits are `If-None-Match: *` writes, so none is lost."""
+    """Four writers at one table: commits are `If-None-Match: *` writes, so none is lost and none is there twice."""
     deltalake = pytest.importorskip("deltalake", reason="deltalake is not installed (requirements-clients.txt)")
     import pyarrow
 
     where = options(server) | {"conditional_put": "etag"}
     table = f"s3://{bucket}/delta"
-    from concurrent.futures import ThreadPoolExecutor
-
-    deltalake.write_deltalake(table, pyarrow.table({"id": [0]}), storage_options=where)
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(
-            lambda n: deltalake.write_deltalake(table, pyarrow.table({"id": [n]}), mode="append", storage_options=where),
-            range(1, 13),
-        ))  # fmt: skip
-    found = pyarrow.table(deltalake.DeltaTable(table, storage_options=where).to_pyarrow_table())["id"].to_pylist()
-    assert sorted(found) == list(range(13))
+    deltalake.write_deltalake(table, pyarrow.table({"id": [-1]}), storage_options=where)
+    rows = committed(commit_together(DELTA_WRITER, table, json.dumps(where)))
+    opened = deltalake.DeltaTable(table, storage_options=where)
+    found = pyarrow.table(opened.to_pyarrow_table())["id"].to_pylist()
+    assert sorted(found) == sorted([-1, *rows])
+    assert opened.version() == len(rows), "each commit is a version of its own"
 
 
 def test_lance(server, bucket):
@@ -210,6 +303,19 @@ def test_lance(server, bucket):
     lance.write_dataset(pyarrow.table({"id": range(1000, 2000)}), uri, mode="append", storage_options=where)
     back = lance.dataset(uri, storage_options=where)
     assert back.count_rows() == 2000 and back.take([5, 1500])["id"].to_pylist() == [5, 1500]
+
+
+def test_lance_commits_of_four_writers(server, bucket):
+    """As above for Lance, whose manifests are conditional puts too."""
+    lance = pytest.importorskip("lance", reason="pylance is not installed (requirements-clients.txt)")
+    import pyarrow
+
+    where, uri = options(server), f"s3://{bucket}/busy.lance"
+    lance.write_dataset(pyarrow.table({"id": [-1]}), uri, storage_options=where)
+    rows = committed(commit_together(LANCE_WRITER, uri, json.dumps(where)))
+    opened = lance.dataset(uri, storage_options=where)
+    assert sorted(opened.to_table()["id"].to_pylist()) == sorted([-1, *rows])
+    assert [v["version"] for v in opened.versions()] == list(range(1, len(rows) + 2)), "each commit is a version of its own"
 
 
 def test_tensorstore(server, bucket, monkeypatch):

@@ -16,7 +16,7 @@ import urllib.parse
 
 import pytest
 
-from tests.harness import Server, boto3_client
+from tests.harness import Server, boto3_client, web
 from tests.harness.server import ServerFailed, free_port
 
 from .test_boto3_core import error
@@ -162,12 +162,14 @@ def test_every_way_of_writing_has_its_event(s3, bucket, receiver):
     parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
     s3.complete_multipart_upload(Bucket=bucket, Key="multi", UploadId=upload, MultipartUpload=parts)
     s3.put_object_tagging(Bucket=bucket, Key="copy", Tagging={"TagSet": [{"Key": "a", "Value": "b"}]})
+    form = s3.generate_presigned_post(bucket, "form")
+    assert web.post_form(form["url"], form["fields"], b"x").status == 204
     s3.delete_object(Bucket=bucket, Key="k ü")
     s3.delete_object(Bucket=bucket, Key="never was")
     s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": "multi"}]})
     expected = [
         ("ObjectCreated:Put", "k ü"), ("ObjectCreated:Copy", "copy"), ("ObjectCreated:CompleteMultipartUpload", "multi"),
-        ("ObjectTagging:Put", "copy"), ("ObjectRemoved:Delete", "k ü"), ("ObjectRemoved:Delete", "multi"),
+        ("ObjectTagging:Put", "copy"), ("ObjectCreated:Post", "form"), ("ObjectRemoved:Delete", "k ü"), ("ObjectRemoved:Delete", "multi"),
     ]  # fmt: skip
     wait_until(lambda: len(receiver.names(bucket)) >= len(expected))
     # In order along each key; between keys there is none.

@@ -32,11 +32,16 @@ def run(command: list[str], env: dict[str, str]) -> str:
 
 
 def test_boto3_1_34(old_python, server, env, bucket):
-    assert "fine" in run([old_python, str(PROGRAMS / "boto3_old.py"), server.endpoint, bucket], env)
+    assert "fine" in run([old_python, str(PROGRAMS / "boto3_round.py"), server.endpoint, bucket, "path", "1.34."], env)
 
 
 def test_minio_library(old_python, server, env, bucket):
     assert "fine" in run([old_python, str(PROGRAMS / "minio_round.py"), f"127.0.0.1:{server.port}", bucket], env)
+
+
+def test_what_mint_does_with_the_minio_library(old_python, server, env, bucket_name):
+    prefix = bucket_name[:50].rstrip("-")
+    assert "fine" in run([old_python, str(PROGRAMS / "minio_mint.py"), f"127.0.0.1:{server.port}", prefix], env)
 
 
 def test_s3cmd(old_python, server, env, bucket, tmp_path):

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from tests.harness import Server
+from tests.harness import Content, Server, boto3_client
 
 from .damage import Population, delete_drive, files, flip, kinds
 
@@ -236,6 +236,17 @@ def test_heal_survives_a_kill(own, population):
 
 def test_index_rebuilt_from_the_drives_alone(own, population):
     """No log, no checkpoint, no index on any drive: refused in words, then rebuilt as far as the drives know."""
+    s3 = boto3_client(own.endpoint)
+    pieces = [Content(1 << 61 | n, 100_000 + n).data() for n in range(4)]
+    for n, piece in enumerate(pieces):
+        s3.put_object(Bucket=population.bucket, Key="appended/log", Body=piece, WriteOffsetBytes=sum(map(len, pieces[:n])))
+    # Overwritten since: what was appended to the object of before is not appended to this one.
+    s3.put_object(Bucket=population.bucket, Key="appended/anew", Body=pieces[0], WriteOffsetBytes=0)
+    s3.put_object(Bucket=population.bucket, Key="appended/anew", Body=pieces[1], WriteOffsetBytes=len(pieces[0]))
+    s3.put_object(Bucket=population.bucket, Key="appended/anew", Body=pieces[2])
+    # A small append is in the log only.
+    s3.put_object(Bucket=population.bucket, Key="appended/tail", Body=pieces[0], WriteOffsetBytes=0)
+    s3.put_object(Bucket=population.bucket, Key="appended/tail", Body=b"tail", WriteOffsetBytes=len(pieces[0]))
     own.stop()
     for drive in own.drive_dirs():
         shutil.rmtree(drive / "meta")
@@ -244,11 +255,15 @@ def test_index_rebuilt_from_the_drives_alone(own, population):
     for drive in own.drive_dirs():
         shutil.rmtree(drive / "meta", ignore_errors=True)
     said = own.run("rebuild", "--data", str(own.data))
-    assert said.returncode == 0 and " 0 parts cannot" in said.stdout, said.stdout + said.stderr
+    assert said.returncode == 0 and "3 appended parts" in said.stdout, said.stdout + said.stderr
     own.start()
     for key, (content,) in population.admissible.items():
         if content.size <= 16 * 1024:
             population.admissible[key] = [None]
     population.check("after the index was rebuilt from the drives")
+    read = lambda key: s3.get_object(Bucket=population.bucket, Key=key)["Body"].read()
+    assert read("appended/log") == b"".join(pieces)
+    assert read("appended/anew") == pieces[2]
+    assert read("appended/tail") == pieces[0]
     again = own.run("rebuild", "--data", str(own.data))
     assert again.returncode != 0, "a rebuild beside a running node"

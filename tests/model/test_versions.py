@@ -155,6 +155,23 @@ class Reference:
         upload = ElementTree.fromstring(reply.body).findtext(f"{NAMESPACE}UploadId")
         sent = [self.client.upload_part(bucket, key, upload, 3, body) for body in (b"replaced", data)]
         old, etag = [reply.etag for reply in sent if self.expect(reply, (200, ""))]
+        source_bucket, source = self.rng.choice(list(BUCKETS)), self.rng.choice(KEYS)
+        copied = self.any_version(source_bucket, source) if self.rng.random() < 0.4 else None
+        if copied and copied.data:
+            # The part once more, as a range of a version that is there.
+            first = self.rng.randrange(len(copied.data))
+            last = self.rng.randrange(first, len(copied.data))
+            reply = self.client.request(
+                "PUT", bucket, key, query={"partNumber": "3", "uploadId": upload},
+                headers={
+                    "x-amz-copy-source": f"/{source_bucket}/{urllib.parse.quote(source)}?versionId={copied.id}",
+                    "x-amz-copy-source-range": f"bytes={first}-{last}",
+                },
+            )  # fmt: skip
+            self.expect(reply, (200, ""))
+            root = ElementTree.fromstring(reply.body)
+            old, etag = etag, root.findtext(f"{NAMESPACE}ETag") or root.findtext("ETag")
+            data = copied.data[first : last + 1]
         self.note(f"multipart {bucket}/{key} {len(data)} {lock}")
         if old != etag:
             self.expect(self.client.complete_upload(bucket, key, upload, [(3, old)]), (400, "InvalidPart"))
@@ -162,9 +179,19 @@ class Reference:
             self.expect(self.client.abort_upload(bucket, key, upload), (204, ""))
             self.expect(self.client.complete_upload(bucket, key, upload, [(3, etag)]), (404, "NoSuchUpload"))
             return
-        reply = self.client.complete_upload(bucket, key, upload, [(3, etag)])
-        self.expect(reply, (200, ""))
-        self.written(bucket, key, reply, data, etag=reply.etag, note=note, **lock)
+        there = self.current(bucket, key)
+        condition, holds = self.condition(there) if self.rng.random() < 0.4 else ({}, True)
+        if "*" in condition.values() and "if-match" in condition:
+            condition, holds = {}, True
+        body = f"<CompleteMultipartUpload><Part><PartNumber>3</PartNumber><ETag>{etag}</ETag></Part></CompleteMultipartUpload>"
+        self.note(f"complete {bucket}/{key} {condition}")
+        reply = self.client.request("POST", bucket, key, query={"uploadId": upload}, body=body.encode(), headers=condition)
+        if holds and self.expect(reply, (200, "")):
+            etag = ElementTree.fromstring(reply.body).findtext(f"{NAMESPACE}ETag")
+            self.written(bucket, key, reply, data, etag=etag, note=note, **lock)
+        elif not holds:
+            self.expect(reply, (412, "PreconditionFailed") if there else (404, "NoSuchKey"))
+            self.expect(self.client.abort_upload(bucket, key, upload), (204, ""))
 
     def copy(self, bucket: str, key: str) -> None:
         source_bucket, source = self.rng.choice(list(BUCKETS)), self.rng.choice(KEYS)
@@ -176,12 +203,21 @@ class Reference:
         replace = (source_bucket, source) == (bucket, key) or self.rng.random() < 0.3
         if replace:
             headers |= {"x-amz-metadata-directive": "REPLACE", "x-amz-meta-note": note}
-        self.note(f"copy {header} → {bucket}/{key} {'replace' if replace else ''}")
+        holds = True
+        if there and there.data is not None and self.rng.random() < 0.3:
+            name, value, holds = self.rng.choice([
+                ("if-match", there.etag, True), ("if-match", WRONG_ETAG, False),
+                ("if-none-match", WRONG_ETAG, True), ("if-none-match", there.etag, False),
+            ])  # fmt: skip
+            headers[f"x-amz-copy-source-{name}"] = value
+        self.note(f"copy {header} → {bucket}/{key} {'replace' if replace else ''} {'' if holds else 'condition fails'}")
         reply = self.client.request("PUT", bucket, key, headers=headers)
         if there is None:
             self.expect(reply, (404, "NoSuchKey"))
         elif there.data is None:
             self.expect(reply, (400, "InvalidRequest"))
+        elif not holds:
+            self.expect(reply, (412, "PreconditionFailed"))
         elif self.expect(reply, (200, "")):
             root = ElementTree.fromstring(reply.body)
             etag = root.findtext(f"{NAMESPACE}ETag") or root.findtext("ETag")

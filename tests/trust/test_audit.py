@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -18,10 +19,14 @@ import botocore.exceptions
 import pytest
 from botocore.config import Config
 
+from tests.access.people import allow, client, name, put_policy, refused, user
 from tests.harness import ACCESS_KEY, SECRET_KEY, Server, boto3_client
 from tests.harness.server import find_binary, scratch_dir
 
+from .test_tls import issue
+
 AUDIT = "granary-audit"
+ROOT = {"access_key": ACCESS_KEY, "secret_key": SECRET_KEY}
 QUICK = {"GRANARY_AUDIT_FLUSH_INTERVAL_MS": "20", "GRANARY_AUDIT_SEAL_INTERVAL_MS": "3600000"}
 
 
@@ -151,6 +156,103 @@ def fetch(s3, folder: Path) -> list[Path]:
 def granary(*line: str) -> subprocess.CompletedProcess[str]:
     """On a machine that has nothing of the node's: an empty environment, an empty folder."""
     return subprocess.run([str(find_binary()), *line], capture_output=True, text=True, timeout=120, env={}, cwd="/")
+
+
+def test_the_audit_bucket_is_read_by_auditors_and_admins_only(server, s3):
+    s3.create_bucket(Bucket="plainly")
+    s3.put_object(Bucket="plainly", Key="k", Body=b"x")
+    server.cli("audit", "seal")
+    key = s3.list_objects_v2(Bucket=AUDIT)["Contents"][0]["Key"]
+    reads = [
+        lambda mine: mine.list_objects_v2(Bucket=AUDIT),
+        lambda mine: mine.get_object(Bucket=AUDIT, Key=key),
+        lambda mine: mine.head_object(Bucket=AUDIT, Key=key),
+        lambda mine: mine.head_bucket(Bucket=AUDIT),
+        lambda mine: mine.get_bucket_location(Bucket=AUDIT),
+        lambda mine: mine.copy_object(Bucket="plainly", Key="stolen", CopySource={"Bucket": AUDIT, "Key": key}),
+    ]
+    wide = put_policy(server, name("wide"), allow("s3:*"))
+    meant = put_policy(server, name("meant"), allow("s3:Get*", f"arn:aws:s3:::{AUDIT}/*"))
+    for policies in (["readonly"], ["readwrite"], [wide], []):
+        mine = client(server, user(server, *policies)[1])
+        for read in reads:
+            assert refused(lambda: read(mine))[0] == 403, policies  # noqa: B023
+        if policies:
+            assert mine.get_object(Bucket="plainly", Key="k")["Body"].read() == b"x"
+    for policies, allowed in ((["auditor"], reads[:5]), (["admin"], reads), (["readonly", "auditor"], reads[:5]), ([meant], reads[1:3])):
+        mine = client(server, user(server, *policies)[1])
+        for read in allowed:
+            read(mine)
+        assert refused(lambda: mine.put_object(Bucket=AUDIT, Key="mine", Body=b"x"))[0] == 403  # noqa: B023
+    auditor = client(server, user(server, "auditor")[1])
+    assert refused(lambda: auditor.get_object(Bucket="plainly", Key="k"))[0] == 403
+    # The refusal is in the trail, with its reason.
+    _, reader = user(server, "readonly")
+    assert refused(lambda: client(server, reader).get_object(Bucket=AUDIT, Key=key)) == (403, "AccessDenied")
+    mine = lambda e: e["userIdentity"].get("accessKeyId") == reader["access_key"] and e["eventName"] == "GetObject"  # noqa: E731
+    denied = wait_for(server, mine, "--bucket", AUDIT)[0]
+    assert "policies that name it" in denied["additionalEventData"]["decision"] and denied["errorCode"] == "AccessDenied"
+
+
+def test_iam_and_sts_calls_have_their_own_names_and_no_secret(server, s3):
+    iam, sts = client(server, ROOT, "iam"), client(server, ROOT, "sts")
+    who, role = name("trail"), name("role")
+    iam.create_user(UserName=who, Path="/team/", Tags=[{"Key": "k", "Value": "HUSH-tag"}])
+    made = iam.create_access_key(UserName=who)["AccessKey"]
+    iam.put_user_policy(UserName=who, PolicyName="p", PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": allow("s3:Get*")}))
+    theirs = {"access_key": made["AccessKeyId"], "secret_key": made["SecretAccessKey"]}
+    arn = iam.get_user(UserName=who)["User"]["Arn"]
+    trust = {"Version": "2012-10-17", "Statement": [{"Sid": "Them", "Effect": "Allow", "Principal": {"AWS": arn}, "Action": "sts:AssumeRole"}]}
+    role_arn = iam.create_role(RoleName=role, AssumeRolePolicyDocument=json.dumps(trust))["Role"]["Arn"]
+    session = client(server, theirs, "sts").assume_role(RoleArn=role_arn, RoleSessionName="nightly", ExternalId="HUSH-external")["Credentials"]
+    sts.get_caller_identity()
+    assert refused(lambda: client(server, theirs, "iam").delete_user(UserName=who))[0] == 403
+    assert refused(lambda: client(server, theirs | {"secret_key": "x" * 40}, "iam").list_users())[0] == 403
+    with pytest.raises(botocore.exceptions.ClientError):
+        iam.create_user(UserName=who)
+
+    def one(event: str, check=lambda e: True) -> dict:
+        found = wait_for(server, lambda e: e["eventName"] == event and check(e))
+        assert len(found) == 1, f"{event}: one event, not {len(found)}"
+        return found[0]
+
+    about = lambda e: e["requestParameters"].get("userName") == who  # noqa: E731
+    created = one("CreateUser", lambda e: about(e) and "errorCode" not in e)
+    assert created["eventSource"] == "iam.amazonaws.com" and created["requestParameters"]["path"] == "/team/"
+    assert created["userIdentity"]["type"] == "Root" and created["readOnly"] is False and created["managementEvent"] is True
+    assert "root keys" in created["additionalEventData"]["decision"] and "bytesTransferredIn" not in created["additionalEventData"]
+    again = one("CreateUser", lambda e: about(e) and "errorCode" in e)
+    assert again["errorCode"] == "EntityAlreadyExists" and again["additionalEventData"]["httpStatus"] == 409
+    key = one("CreateAccessKey", about)
+    assert key["requestParameters"]["accessKeyId"] == made["AccessKeyId"]
+    put = one("PutUserPolicy", about)
+    assert put["requestParameters"]["policyName"] == "p" and "s3:Get*" in put["requestParameters"]["policyDocument"]
+    assumed = one("AssumeRole")
+    assert assumed["eventSource"] == "sts.amazonaws.com" and assumed["userIdentity"]["arn"] == arn
+    assert assumed["requestParameters"]["roleArn"] == role_arn and assumed["requestParameters"]["roleSessionName"] == "nightly"
+    # Whose session it is can be followed from its key.
+    assert assumed["requestParameters"]["accessKeyId"] == session["AccessKeyId"]
+    assert assumed["additionalEventData"]["decision"] == f"allowed by statement Them of the trust policy of role {role}"
+    assert assumed["resources"] == [{"type": "AWS::IAM::Role", "ARN": role_arn}]
+    assert one("GetCallerIdentity")["readOnly"] is True
+    denied = one("DeleteUser", about)
+    assert denied["errorCode"] == "AccessDenied" and "no statement allows it" in denied["additionalEventData"]["decision"]
+    forged = one("ListUsers", lambda e: e.get("errorCode") == "SignatureDoesNotMatch")
+    assert forged["userIdentity"]["type"] == "Unknown" and forged["eventSource"] == "iam.amazonaws.com"
+    everything = events(server)
+    assert not [e for e in everything if e["eventName"] in ("Query", "Other", "REST.POST.SERVICE")]
+    shown = json.dumps(everything)
+    for secret in (made["SecretAccessKey"], session["SecretAccessKey"], session["SessionToken"], "HUSH-tag", "HUSH-external", SECRET_KEY):
+        assert secret not in shown, secret
+    # The same in the sealed trail.
+    server.cli("audit", "seal")
+    import pyarrow.parquet as pq
+
+    folder = scratch_dir()
+    rows = [row for file in fetch(s3, folder) if file.suffix == ".parquet" for row in pq.read_table(file).to_pylist()]
+    shutil.rmtree(folder)
+    assert {"CreateUser", "AssumeRole"} <= {row["eventName"] for row in rows}
+    assert {row["eventSource"] for row in rows if row["eventName"] == "AssumeRole"} == {"sts.amazonaws.com"}
 
 
 def test_sealed_segments_verify_offline_and_tampering_is_named(server, s3):
@@ -386,6 +488,145 @@ def test_events_are_streamed_to_syslog_and_a_webhook_at_least_once():
             assert message.startswith("<1") and ">1 2" in message
             if '"key":"streamed"' in message:
                 break
+    hook.shutdown()
+
+
+class Collector:
+    """A syslog collector over TCP: octet counting (RFC 6587), several connections one after the other."""
+
+    def __init__(self, resets: int) -> None:
+        self.messages: list[str] = []
+        self.wrong: list[str] = []
+        self.resets = resets
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self.socket.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self.socket.accept()
+            except OSError:
+                return
+            with connection:
+                if self.resets:
+                    # Gone with what was sent unread: the batch is lost here, and must come again.
+                    self.resets -= 1
+                    connection.recv(1)
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+                    continue
+                data = b""
+                while chunk := connection.recv(65_536):
+                    data += chunk
+                while data:
+                    length, _, rest = data.partition(b" ")
+                    if not length.isdigit() or len(rest) < int(length):
+                        self.wrong.append(data[:200].decode(errors="replace"))
+                        break
+                    self.messages.append(rest[: int(length)].decode())
+                    data = rest[int(length) :]
+
+
+def https_hook(folder: Path, received: list[dict]) -> HTTPServer:
+    """A webhook over https, TLS 1.3, with a certificate for 127.0.0.1 by an authority of its own."""
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self):  # noqa: N802 - the name is the library's
+            received.extend(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    issue(folder, "ca")
+    issue(folder, "hook", "ca")
+    hook = HTTPServer(("127.0.0.1", 0), Hook)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_cert_chain(folder / "hook.crt", folder / "hook.key")
+    hook.socket = context.wrap_socket(hook.socket, server_side=True)
+    threading.Thread(target=hook.serve_forever, daemon=True).start()
+    return hook
+
+
+def sequences(events_: list[dict]) -> list[int]:
+    return [e["additionalEventData"]["sequence"] for e in events_]
+
+
+def test_events_are_streamed_over_tcp_and_https_and_nothing_is_left_out(tmp_path):
+    received: list[dict] = []
+    hook = https_hook(tmp_path, received)
+    collector = Collector(resets=2)
+    env = {
+        **QUICK,
+        "GRANARY_AUDIT_SYSLOG": f"tcp://127.0.0.1:{collector.port}",
+        "GRANARY_AUDIT_WEBHOOK": f"https://127.0.0.1:{hook.server_port}/hook?tenant=1",
+        "GRANARY_AUDIT_WEBHOOK_CA_FILE": str(tmp_path / "ca.crt"),
+    }
+    with Server(env=env) as own:
+        own.start()
+        s3 = boto3_client(own.endpoint)
+        for n in range(30):
+            s3.put_object(Bucket="processed", Key=f"streamed/é {n}", Body=b"x")
+        with pytest.raises(botocore.exceptions.ClientError):
+            s3.get_object(Bucket="processed", Key="missing")
+        # An event of a read that was not written yet goes with a kill.
+        wait_for(own, lambda e: (e.get("requestParameters") or {}).get("key") == "missing")
+        # Killed in between: what the receivers have is what they get again, or what comes next, and never less.
+        own.kill()
+        own.start()
+        s3.put_object(Bucket="processed", Key="last", Body=b"x")
+        last = wait_for(own, lambda e: (e.get("requestParameters") or {}).get("key") == "last")[0]
+        goal = last["additionalEventData"]["sequence"]
+        heard = lambda: [json.loads(m[m.index("{") :]) for m in list(collector.messages)]  # noqa: E731
+        deadline = time.monotonic() + 60
+        while goal not in sequences(heard()) or goal not in sequences(received):
+            assert time.monotonic() < deadline, own.log_tail()
+            time.sleep(0.1)
+        assert not collector.wrong and collector.resets == 0
+        for told in (heard(), received):
+            assert set(range(1, goal + 1)) <= set(sequences(told)), "nothing is left out"
+            keys = {(e.get("requestParameters") or {}).get("key") for e in told}
+            assert {f"streamed/é {n}" for n in range(30)} <= keys
+        by_sequence = {e["additionalEventData"]["sequence"]: e for e in events(own)}
+        assert all(by_sequence[e["additionalEventData"]["sequence"]] == e for e in received), "as the trail has them"
+        for message in collector.messages:
+            priority, stamp, host, app, _, event, dash, _ = message.split(" ", 7)
+            assert priority in ("<110>1", "<108>1") and app == "granary" and dash == "-" and event and host
+            assert stamp.endswith("Z") and len(stamp) == 27
+        failed = next(m for m in collector.messages if '"missing"' in m)
+        assert failed.startswith("<108>1"), "what was not done is a warning"
+    hook.shutdown()
+
+
+def test_a_webhook_that_nobody_vouches_for_gets_nothing(tmp_path):
+    received: list[dict] = []
+    (tmp_path / "other").mkdir()
+    issue(tmp_path / "other", "ca")
+    hook = https_hook(tmp_path, received)
+    env = {
+        **QUICK,
+        "GRANARY_AUDIT_WEBHOOK": f"https://127.0.0.1:{hook.server_port}/",
+        "GRANARY_AUDIT_WEBHOOK_CA_FILE": str(tmp_path / "other" / "ca.crt"),
+    }
+    with Server(env=env) as own:
+        own.start()
+        boto3_client(own.endpoint).put_object(Bucket="processed", Key="k", Body=b"x")
+        deadline = time.monotonic() + 30
+        while "audit events wait for their receiver" not in own.log():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert not received
+        # With the right one it gets everything, from the beginning.
+        own.stop()
+        own.env["GRANARY_AUDIT_WEBHOOK_CA_FILE"] = str(tmp_path / "ca.crt")
+        own.start()
+        while not any((e.get("requestParameters") or {}).get("key") == "k" for e in received):
+            assert time.monotonic() < deadline + 30, own.log_tail()
+            time.sleep(0.1)
+        assert sequences(received)[0] == 1
     hook.shutdown()
 
 

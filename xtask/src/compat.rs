@@ -2,7 +2,7 @@
 //!
 //! Made from what is there, so that it cannot lie: the operations are those of s3s's trait, the state is the list in
 //! `crates/granary-s3/src/front.rs` (what is not in it answers 501 by s3s's default), and the tests are found by the
-//! calls they make. An operation without a test is a problem.
+//! calls they make. An operation without a test is a problem, and so is one that no test sees refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -16,9 +16,30 @@ const FRONT: &str = "crates/granary-s3/src/front.rs";
 /// Tests that make S3 calls.
 const TESTS: [&str; 2] = ["tests", "crates/granary-s3/tests"];
 
+/// The test that has every operation refused.
+const REFUSALS: &str = "tests/clients/test_conform_refusals.py";
+/// Operations that are served before s3s sees the request: method, where, and how tests call them.
+const OUTSIDE: &[(&str, &str, &[&str])] = &[("post_object", "post", &["generate_presigned_post", "post_form"])];
+
 /// What the table has to say beside the state.
 const NOTES: &[(&str, &str)] = &[
-    ("get_object_torrent", "AWS has withdrawn it too"),
+    ("get_object_torrent", "AWS has withdrawn it: there is none of any object"),
+    ("delete_bucket_website", "there is never one"),
+    ("get_bucket_website", "there is never one"),
+    ("delete_bucket_replication", "there is never one"),
+    ("get_bucket_replication", "there is never one"),
+    ("list_bucket_analytics_configurations", "there are never any"),
+    ("get_bucket_analytics_configuration", "there are never any"),
+    ("delete_bucket_analytics_configuration", "there are never any"),
+    ("list_bucket_inventory_configurations", "there are never any"),
+    ("get_bucket_inventory_configuration", "there are never any"),
+    ("delete_bucket_inventory_configuration", "there are never any"),
+    ("list_bucket_metrics_configurations", "there are never any"),
+    ("get_bucket_metrics_configuration", "there are never any"),
+    ("delete_bucket_metrics_configuration", "there are never any"),
+    ("list_bucket_intelligent_tiering_configurations", "there are never any"),
+    ("get_bucket_intelligent_tiering_configuration", "there are never any"),
+    ("delete_bucket_intelligent_tiering_configuration", "there are never any"),
     ("create_bucket_metadata_configuration", "S3 Metadata tables are a service of AWS"),
     ("create_bucket_metadata_table_configuration", "S3 Metadata tables are a service of AWS"),
     ("restore_object", "no storage class here needs a restore"),
@@ -39,6 +60,10 @@ pub(crate) fn run(write: bool) -> Result<Vec<String>, String> {
     for method in present.keys() {
         if !callers.contains_key(method) {
             problems.push(format!("no test calls {method}: add one under tests/"));
+        }
+        let is_outside = OUTSIDE.iter().any(|(outside, ..)| outside == method);
+        if !is_outside && !callers.get(method).is_some_and(|files| files.contains(REFUSALS)) {
+            problems.push(format!("no test sees {method} refused: add it to {REFUSALS}"));
         }
     }
     let page = page(&known, &present, &callers);
@@ -84,14 +109,15 @@ fn present() -> Result<BTreeMap<String, String>, String> {
     let list = text.split("\noperations! {").nth(1).and_then(|rest| rest.split("\n}").next());
     let list = list.ok_or_else(|| format!("{FRONT}: no `operations!` list"))?;
     let entries = list.split(';').map(str::trim).filter(|entry| entry.contains("=>"));
-    entries
-        .map(|entry| {
+    let outside = OUTSIDE.iter().map(|(method, module, _)| Ok(((*method).to_owned(), (*module).to_owned())));
+    outside
+        .chain(entries.map(|entry| {
             // Comments may stand in front.
             let entry = entry.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join(" ");
             let (method, rest) = entry.trim().split_once(':').ok_or_else(|| format!("{FRONT}: `{entry}`"))?;
             let module = rest.split(',').next().unwrap_or_default().trim();
             Ok((method.trim().to_owned(), module.to_owned()))
-        })
+        }))
         .collect()
 }
 
@@ -107,7 +133,11 @@ fn callers(known: &BTreeMap<String, String>) -> Result<BTreeMap<String, BTreeSet
         let shown = file.strip_prefix(crate::root()).unwrap_or(&file).display().to_string();
         let words: BTreeSet<&str> = text.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
         for (method, name) in known {
-            if words.contains(method.as_str()) || words.contains(name.as_str()) {
+            let others = OUTSIDE.iter().find(|(outside, ..)| outside == method).map_or(&[][..], |(_, _, names)| *names);
+            if words.contains(method.as_str())
+                || words.contains(name.as_str())
+                || others.iter().any(|other| words.contains(other))
+            {
                 found.entry(method.clone()).or_default().insert(shown.clone());
             }
         }
@@ -144,6 +174,7 @@ fn page(
          that is *not implemented* answers `501 NotImplemented` and names itself. Tests are those that call the operation;\n\
          the Rust front-door tests send most of them as plain HTTP besides.\n\n",
     );
+    let _ = writeln!(page, "`{REFUSALS}` has every one of them refused besides.\n");
     let implemented = known.keys().filter(|method| present.contains_key(*method)).count();
     let _ = writeln!(page, "{implemented} of {} operations are implemented.\n", known.len());
     page.push_str("| operation | state | tests |\n|---|---|---|\n");

@@ -14,8 +14,8 @@ const ROWS: [(&str, u8); 14] = [
     ("granary-access", 3),
     ("granary-cluster", 3),
     ("granary-s3", 4),
+    ("granary-bench", 4),
     ("granary", 5),
-    ("granary-bench", 6),
     ("granary-fuzz", 6),
     ("xtask", 6),
 ];
@@ -31,8 +31,8 @@ const ONLY: [(&str, &[&str]); 8] = [
     ("rocksdb", &["granary-meta", "granary-drive"]),
     ("io-uring", &["granary-drive"]),
     ("reed-solomon-erasure", &["granary-stripe"]),
-    ("hyper", &["granary-s3", "granary-cluster", "granary"]),
-    ("http", &["granary-s3", "granary-cluster", "granary"]),
+    ("hyper", &["granary-s3", "granary-cluster", "granary-bench", "granary"]),
+    ("http", &["granary-s3", "granary-cluster", "granary-bench", "granary"]),
     ("prometheus", &["granary"]),
 ];
 
@@ -123,7 +123,10 @@ mod tests {
 
     #[test]
     fn a_second_user_an_unknown_crate_and_a_missing_package_are_found() {
-        assert!(found("granary-store", "hyper", false).contains("only granary-s3, granary-cluster, granary may"));
+        assert!(
+            found("granary-store", "hyper", false)
+                .contains("only granary-s3, granary-cluster, granary-bench, granary may")
+        );
         assert!(!found("granary-store", "hyper", true).contains("only granary-s3"));
         assert!(found("granary-commons", "bytes", false).contains("stands in no row"));
         assert!(found("granary", "bytes", false).contains("no crate uses rocksdb"));

@@ -16,6 +16,11 @@ const FORMAT: u8 = 1;
 /// The canonical user that `aws-exec-read` lets read (EC2's image bundles), as AWS documents it.
 const EXEC_READER: &str = "6aa5a366c34c1cbe25dc49211496e913e0351eb0e8c37aa3477e40942ec6b97c";
 
+/// The account that CloudFront writes its logs with, as AWS documents it.
+const LOG_WRITER: &str = "c4c1ede66af53448b93c283ce9448c4ba468c9432aa01d700d3878632f77d2d0";
+/// Canonical ids that lists may name although nobody has them here.
+pub(crate) const DOCUMENTED: [&str; 2] = [EXEC_READER, LOG_WRITER];
+
 const ALL_USERS: &str = "http://acs.amazonaws.com/groups/global/AllUsers";
 const AUTHENTICATED_USERS: &str = "http://acs.amazonaws.com/groups/global/AuthenticatedUsers";
 const LOG_DELIVERY: &str = "http://acs.amazonaws.com/groups/s3/LogDelivery";

@@ -11,9 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use granary_types::Timestamp;
 use parking_lot::Mutex;
 
-/// Failures at once, and how many are forgiven per second: of an address, and of an access key.
-const ADDRESS: (f64, f64) = (1_000.0, 20.0);
-const KEY: (f64, f64) = (200.0, 2.0);
+use crate::limits::{Guesses, Limits};
+
 /// Entries of each kind.
 const ENTRIES_MAX: usize = 16_384;
 /// How long a right signature counts, in seconds.
@@ -28,8 +27,8 @@ struct Failures {
 }
 
 impl Failures {
-    fn now(self, now_s: u64, forgiven_per_s: f64) -> f64 {
-        (self.count - now_s.saturating_sub(self.at_s) as f64 * forgiven_per_s).max(0.0)
+    fn now(self, now_s: u64, limit: Guesses) -> f64 {
+        (self.count - now_s.saturating_sub(self.at_s) as f64 * f64::from(limit.forgiven_per_s)).max(0.0)
     }
 }
 
@@ -41,13 +40,27 @@ struct Table {
 }
 
 /// Counts failures.
-#[derive(Default)]
 pub struct Damping {
+    per_address: Guesses,
+    per_key: Guesses,
     active: AtomicBool,
     table: Mutex<Table>,
 }
 
+impl Default for Damping {
+    fn default() -> Self {
+        Self::new(&Limits::default())
+    }
+}
+
 impl Damping {
+    /// With these limits.
+    #[must_use]
+    pub fn new(limits: &Limits) -> Self {
+        let (per_address, per_key) = (limits.per_address, limits.per_key);
+        Self { per_address, per_key, active: AtomicBool::new(false), table: Mutex::default() }
+    }
+
     /// Whether there is anything to ask about: somebody has failed of late.
     #[must_use]
     pub fn is_active(&self) -> bool {
@@ -60,10 +73,10 @@ impl Damping {
         let now_s = now.as_secs();
         let access_key = bounded(access_key);
         let table = self.table.lock();
-        let over = |failures: Option<&Failures>, (most, forgiven): (f64, f64)| {
-            failures.is_some_and(|failures| failures.now(now_s, forgiven) >= most)
+        let over = |failures: Option<&Failures>, limit: Guesses| {
+            failures.is_some_and(|failures| failures.now(now_s, limit) >= f64::from(limit.at_once))
         };
-        if !over(table.addresses.get(&address), ADDRESS) && !over(table.keys.get(access_key), KEY) {
+        if !over(table.addresses.get(&address), self.per_address) && !over(table.keys.get(access_key), self.per_key) {
             return true;
         }
         let trusted = table.trusted.get(&(address, access_key.to_owned()));
@@ -74,8 +87,8 @@ impl Damping {
     pub fn failed(&self, address: IpAddr, access_key: &str, now: Timestamp) {
         let now_s = now.as_secs();
         let mut table = self.table.lock();
-        count(&mut table.addresses, address, now_s, ADDRESS);
-        count(&mut table.keys, bounded(access_key).to_owned(), now_s, KEY);
+        count(&mut table.addresses, address, now_s, self.per_address);
+        count(&mut table.keys, bounded(access_key).to_owned(), now_s, self.per_key);
         self.active.store(true, Ordering::Relaxed);
     }
 
@@ -83,8 +96,8 @@ impl Damping {
     pub fn succeeded(&self, address: IpAddr, access_key: &str, now: Timestamp) {
         let now_s = now.as_secs();
         let mut table = self.table.lock();
-        table.addresses.retain(|_, failures| failures.now(now_s, ADDRESS.1) > 0.0);
-        table.keys.retain(|_, failures| failures.now(now_s, KEY.1) > 0.0);
+        table.addresses.retain(|_, failures| failures.now(now_s, self.per_address) > 0.0);
+        table.keys.retain(|_, failures| failures.now(now_s, self.per_key) > 0.0);
         if table.addresses.is_empty() && table.keys.is_empty() {
             table.trusted.clear();
             self.active.store(false, Ordering::Relaxed);
@@ -105,19 +118,19 @@ fn bounded(access_key: &str) -> &str {
     if access_key.len() > KEY_MAX { "" } else { access_key }
 }
 
-fn count<K: std::hash::Hash + Eq>(table: &mut HashMap<K, Failures>, key: K, now_s: u64, (_, forgiven): (f64, f64)) {
+fn count<K: std::hash::Hash + Eq>(table: &mut HashMap<K, Failures>, key: K, now_s: u64, limit: Guesses) {
     if table.len() >= ENTRIES_MAX && !table.contains_key(&key) {
-        table.retain(|_, failures| failures.now(now_s, forgiven) > 0.0);
+        table.retain(|_, failures| failures.now(now_s, limit) > 0.0);
         if table.len() >= ENTRIES_MAX {
             // Whoever fills the table with addresses or names has failed once with each: forget those, keep the stubborn.
-            table.retain(|_, failures| failures.now(now_s, forgiven) > 2.0);
+            table.retain(|_, failures| failures.now(now_s, limit) > 2.0);
         }
         if table.len() >= ENTRIES_MAX {
             return;
         }
     }
     let entry = table.entry(key).or_insert(Failures { count: 0.0, at_s: now_s });
-    *entry = Failures { count: entry.now(now_s, forgiven) + 1.0, at_s: now_s };
+    *entry = Failures { count: entry.now(now_s, limit) + 1.0, at_s: now_s };
 }
 
 #[cfg(test)]

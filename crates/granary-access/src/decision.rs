@@ -7,6 +7,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use granary_types::names::AUDIT_BUCKET;
+
 use crate::acl::{Acl, Caller, Permission};
 use crate::identity::{Attached, Identity, Limit};
 use crate::ownership::{Ownership, PublicAccessBlock};
@@ -110,6 +112,17 @@ pub enum By {
         /// `Sid`, or `#1`.
         statement: Arc<str>,
     },
+    /// A statement of a role's trust policy.
+    Trust {
+        /// The role's name.
+        role: Arc<str>,
+        /// `Sid`, or `#1`.
+        statement: Arc<str>,
+    },
+    /// The audit bucket, which wide policies do not reach: only who may do everything, or whose policy names the bucket, reads it.
+    Trail,
+    /// A call that needs no permission.
+    Unneeded,
     /// A grant of the bucket's ACL or the object's.
     Acl(&'static str),
     /// The public access block withholds what the bucket's policy would allow.
@@ -132,6 +145,11 @@ impl fmt::Display for By {
             Self::Limit { policy, statement: Some(statement) } => write!(f, "statement {statement} of {policy}"),
             Self::Limit { policy, statement: None } => write!(f, "{policy}, no statement of which allows it"),
             Self::Bucket { statement } => write!(f, "statement {statement} of the bucket's policy"),
+            Self::Trust { role, statement } => write!(f, "statement {statement} of the trust policy of role {role}"),
+            Self::Trail => f.write_str(
+                "the audit bucket is read by who may do everything and by policies that name it, and no statement of these allows it",
+            ),
+            Self::Unneeded => f.write_str("an operation that needs no permission"),
             Self::Acl(which) => write!(f, "a grant of the {which}'s ACL"),
             Self::PublicAccessBlock => f.write_str("the bucket's public access block"),
             Self::OtherAccount => {
@@ -157,6 +175,15 @@ impl Decision {
 /// Actions on a bucket's policy, which the root keys always have: else a policy could lock everybody out for good.
 const UNDENIABLE: [&str; 3] = ["s3:GetBucketPolicy", "s3:PutBucketPolicy", "s3:DeleteBucketPolicy"];
 
+/// The audit bucket, as resources name it.
+const TRAIL: &str = "arn:aws:s3:::granary-audit";
+const _: () = assert!(TRAIL.len() == "arn:aws:s3:::".len() + AUDIT_BUCKET.len());
+
+/// Whether a resource is the audit bucket, or in it.
+fn is_trail(resource: &str) -> bool {
+    resource.strip_prefix(TRAIL).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 /// Decides.
 #[must_use]
 pub fn decide(who: &Identity, question: &Question<'_>) -> Decision {
@@ -166,6 +193,7 @@ pub fn decide(who: &Identity, question: &Question<'_>) -> Decision {
         return Decision::allow(By::Root);
     }
     let env = Env { identity: who, context };
+    let is_trail = is_trail(resource);
 
     // Denials first, wherever they are.
     let by_bucket = bucket_policy.map_or(Verdict::Silent, |policy| policy.judge(action, resource, &env));
@@ -174,7 +202,11 @@ pub fn decide(who: &Identity, question: &Question<'_>) -> Decision {
     }
     let mut by_identity = who.is_root.then_some(By::Root);
     for Attached { name, policy } in &who.policies {
-        match policy.judge(action, resource, &env) {
+        let verdict = match is_trail {
+            true => policy.judge_narrowly(action, resource, &env, TRAIL),
+            false => policy.judge(action, resource, &env),
+        };
+        match verdict {
             Verdict::Denied(statement) => {
                 return Decision::deny(By::Identity { policy: Arc::clone(name), statement });
             }
@@ -205,6 +237,9 @@ pub fn decide(who: &Identity, question: &Question<'_>) -> Decision {
     }
     if who.is_root {
         return Decision::allow(By::Root);
+    }
+    if is_trail {
+        return by_identity.map_or(Decision::deny(By::Trail), Decision::allow);
     }
     let Some(bucket) = bucket else {
         return by_identity.map_or(Decision::deny(By::Nothing), Decision::allow);

@@ -18,6 +18,7 @@ use crate::credentials::{AccessKeyError, Owner, Secret, check_access_key};
 use crate::damping::Damping;
 use crate::error::IamError;
 use crate::identity::Identity;
+use crate::limits::Limits;
 use crate::oidc::Fetch;
 use crate::records::{Account, LastUsed, MemoryRecords, Records};
 use crate::session::Sessions;
@@ -62,6 +63,33 @@ pub(crate) struct Snapshot {
     keys: HashMap<String, Key>,
 }
 
+impl Snapshot {
+    /// Who a long-lived access key stands for.
+    ///
+    /// # Errors
+    /// [`Refused`], where it is gone or has expired.
+    pub(crate) fn of_key(
+        &self,
+        root: &Arc<Identity>,
+        access_key: &str,
+        now: Timestamp,
+    ) -> std::result::Result<Arc<Identity>, Refused> {
+        if access_key == root.access_key {
+            return Ok(Arc::clone(root));
+        }
+        let key = self.keys.get(access_key).ok_or(Refused::Unknown)?;
+        if key.expires.is_some_and(|expires| expires <= now) {
+            return Err(Refused::Expired);
+        }
+        Ok(Arc::clone(&key.identity))
+    }
+
+    /// When an access key ends, if it does.
+    pub(crate) fn key_expires(&self, access_key: &str) -> Option<Timestamp> {
+        self.keys.get(access_key)?.expires
+    }
+}
+
 /// The directory.
 pub struct Iam {
     records: Arc<dyn Records>,
@@ -71,10 +99,11 @@ pub struct Iam {
     pub(crate) root: Arc<Identity>,
     root_secret: Secret,
     anonymous: Arc<Identity>,
-    snapshot: ArcSwap<Snapshot>,
+    pub(crate) snapshot: ArcSwap<Snapshot>,
     changing: tokio::sync::Mutex<()>,
     fetch: std::sync::OnceLock<Arc<dyn Fetch>>,
     damping: Damping,
+    limits: Limits,
 }
 
 impl Iam {
@@ -104,11 +133,24 @@ impl Iam {
             changing: tokio::sync::Mutex::new(()),
             fetch: std::sync::OnceLock::new(),
             damping: Damping::default(),
+            limits: Limits::default(),
         };
         let state = iam.load()?;
         let used = iam.load_last_used();
         iam.publish(state, |access_key| used.get(access_key).copied().unwrap_or(0));
         Ok(iam)
+    }
+
+    /// With other limits than AWS's.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { damping: Damping::new(&limits), limits, ..self }
+    }
+
+    /// The limits.
+    #[must_use]
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Just the root keys, kept in memory: for tests.
@@ -169,6 +211,25 @@ impl Iam {
             return Some(Arc::clone(&self.root));
         }
         self.snapshot.load().keys.get(access_key).map(|key| Arc::clone(&key.identity))
+    }
+
+    /// Whether a canonical id is an account's, nobody's, or one that AWS documents.
+    #[must_use]
+    pub fn has_canonical(&self, id: &str) -> bool {
+        id == self.root.owner.id
+            || id == self.anonymous.owner.id
+            || crate::acl::DOCUMENTED.contains(&id)
+            || self.snapshot.load().state.accounts.values().any(|account| account.canonical == id)
+    }
+
+    /// The name of the account with a canonical id.
+    #[must_use]
+    pub fn display_name(&self, id: &str) -> Option<String> {
+        if id == self.root.owner.id {
+            return Some(self.root.owner.display_name.clone());
+        }
+        let snapshot = self.snapshot.load();
+        snapshot.state.accounts.values().find(|account| account.canonical == id).map(|account| account.name.clone())
     }
 
     /// Nobody.

@@ -30,8 +30,6 @@ const ISSUERS_MAX: usize = 100;
 /// How long keys are kept, and how soon they may be asked for again.
 const KEEP: Duration = Duration::from_secs(3_600);
 const AGAIN: Duration = Duration::from_secs(60);
-/// Seconds that the clocks may differ.
-const SKEW_S: u64 = 60;
 
 /// Fetches documents of identity providers.
 pub trait Fetch: Send + Sync + 'static {
@@ -87,8 +85,9 @@ struct Issuer {
 }
 
 /// Verifies tokens, and keeps issuers' keys.
-#[derive(Default)]
 pub struct Verifier {
+    /// Seconds that the clocks may differ.
+    skew_s: u64,
     issuers: Mutex<HashMap<String, Issuer>>,
 }
 
@@ -114,6 +113,12 @@ pub fn claimed_issuer(token: &str) -> Result<String> {
 }
 
 impl Verifier {
+    /// One that takes tokens whose times are this many seconds away from its own.
+    #[must_use]
+    pub fn new(skew_s: u64) -> Self {
+        Self { skew_s, issuers: Mutex::default() }
+    }
+
     /// Verifies a token of `issuer` for one of `audiences`.
     ///
     /// # Errors
@@ -151,13 +156,13 @@ impl Verifier {
         let now_s = now.as_secs();
         match seconds("exp") {
             None => return Err(bad("The token does not say when it expires")),
-            Some(exp) if exp.saturating_add(SKEW_S) <= now_s => {
+            Some(exp) if exp.saturating_add(self.skew_s) <= now_s => {
                 return Err(IamError::ExpiredToken("Token must not be expired".to_owned()));
             }
             Some(_) => {}
         }
-        if seconds("nbf").is_some_and(|nbf| nbf > now_s + SKEW_S)
-            || seconds("iat").is_some_and(|iat| iat > now_s + SKEW_S)
+        if seconds("nbf").is_some_and(|nbf| nbf > now_s + self.skew_s)
+            || seconds("iat").is_some_and(|iat| iat > now_s + self.skew_s)
         {
             return Err(bad("The token is not valid yet"));
         }
@@ -284,7 +289,7 @@ mod tests {
         let signed = format!("{}.{}", text(head.to_string().as_bytes()), text(claims.to_string().as_bytes()));
         let token = format!("{signed}.{}", text(key.sign(&rng, signed.as_bytes()).unwrap().as_ref()));
         let fetch = Stand(serde_json::json!({"keys":[jwk]}).to_string().into_bytes());
-        Verifier::default().verify(&fetch, "https://id.example", &["app".to_owned()], &token, now()).await
+        Verifier::new(60).verify(&fetch, "https://id.example", &["app".to_owned()], &token, now()).await
     }
 
     #[tokio::test]

@@ -43,6 +43,10 @@ pub enum Of {
     User(String, String, String),
     /// A role's: account, name, unique id, and the name of the session.
     Role(String, String, String, String),
+    /// An access key's, whoever has it: a session for a bucket (S3's `CreateSession`).
+    Key(String),
+    /// Another session's, by its access key and token: a session for a bucket that was asked for with temporary credentials.
+    Session(String, String),
 }
 
 /// What a token says.
@@ -131,6 +135,15 @@ impl Sessions {
         Ok(Issued { secret: self.derived(&access_key), access_key, token, expires })
     }
 
+    fn claims(&self, access_key: &str, token: &str) -> std::result::Result<Claims, Refused> {
+        if token.len() > TOKEN_MAX {
+            return Err(Refused::Token);
+        }
+        let sealed = STANDARD.decode(token).map_err(|_| Refused::Token)?;
+        let plain = self.token.open(access_key.as_bytes(), &sealed).map_err(|_| Refused::Token)?;
+        serde_json::from_slice(&plain).map_err(|_| Refused::Token)
+    }
+
     /// Who a session's requests come from.
     pub(crate) fn identity(
         &self,
@@ -146,12 +159,7 @@ impl Sessions {
         {
             return if cached.expires > now { Ok(Arc::clone(&cached.identity)) } else { Err(Refused::TokenExpired) };
         }
-        if token.len() > TOKEN_MAX {
-            return Err(Refused::Token);
-        }
-        let sealed = STANDARD.decode(token).map_err(|_| Refused::Token)?;
-        let plain = self.token.open(access_key.as_bytes(), &sealed).map_err(|_| Refused::Token)?;
-        let claims: Claims = serde_json::from_slice(&plain).map_err(|_| Refused::Token)?;
+        let claims = self.claims(access_key, token)?;
         let expires = Timestamp::from_secs(claims.expires_s);
         if expires <= now {
             return Err(Refused::TokenExpired);
@@ -197,8 +205,8 @@ impl Iam {
             prepared(policy)?;
         }
         let account = match &of {
-            Of::Root => self.root.account.clone(),
             Of::User(account, ..) | Of::Role(account, ..) => account.clone(),
+            Of::Root | Of::Key(_) | Of::Session(..) => self.root.account.clone(),
         };
         let state = self.state();
         for arn in &policy_arns {
@@ -208,6 +216,36 @@ impl Iam {
         let claims =
             Claims { of, issued_s, expires_s: issued_s.saturating_add(duration_s), policies, policy_arns, provider };
         self.sessions.issue(&claims)
+    }
+
+    /// Issues credentials for one bucket: they are worth what `who`'s own are, within `policy`, and end with them.
+    /// `token` is the session token that `who` came with.
+    ///
+    /// # Errors
+    /// [`IamError::AccessDenied`] to a session that is itself for a bucket; else as [`Self::issue_session`].
+    pub fn issue_bucket_session(
+        &self,
+        who: &Identity,
+        token: Option<&str>,
+        duration_s: u64,
+        policy: String,
+    ) -> Result<Issued> {
+        let now_s = self.clock.now().as_secs();
+        let ends = self.snapshot.load().key_expires(&who.access_key);
+        let mut duration_s = ends.map_or(duration_s, |ends| duration_s.min(ends.as_secs().saturating_sub(now_s)));
+        let of = match token.filter(|_| Sessions::is_session(&who.access_key)) {
+            None => Of::Key(who.access_key.clone()),
+            Some(token) => {
+                let denied = |_| IamError::AccessDenied("the session cannot be read".to_owned());
+                let claims = self.sessions.claims(&who.access_key, token).map_err(denied)?;
+                if matches!(claims.of, Of::Key(_) | Of::Session(..)) {
+                    return Err(IamError::AccessDenied("a session for a bucket makes no other".to_owned()));
+                }
+                duration_s = duration_s.min(claims.expires_s.saturating_sub(now_s));
+                Of::Session(who.access_key.clone(), token.to_owned())
+            }
+        };
+        self.issue_session(of, duration_s, vec![policy], Vec::new(), None)
     }
 
     fn identity_of_session(
@@ -230,6 +268,24 @@ impl Iam {
                 identity.name = format!("{}/{session}", role.name);
                 identity.id = format!("{}:{session}", role.id);
                 (identity, role_arn(role))
+            }
+            Of::Key(key) => {
+                let identity = snapshot.of_key(&self.root, key, self.clock.now())?;
+                let issuer = identity.arn.clone();
+                ((*identity).clone(), issuer)
+            }
+            // Once only: sessions for buckets make no others.
+            Of::Session(key, token) => {
+                let outer = self.sessions.claims(key, token)?;
+                if Timestamp::from_secs(outer.expires_s) <= self.clock.now() {
+                    return Err(Refused::TokenExpired);
+                }
+                if matches!(outer.of, Of::Key(_) | Of::Session(..)) {
+                    return Err(Refused::Token);
+                }
+                let identity = self.identity_of_session(snapshot, key, outer)?;
+                let issuer = identity.session.as_ref().map_or_else(String::new, |session| session.issuer.clone());
+                (identity, issuer)
             }
         };
         access_key.clone_into(&mut identity.access_key);

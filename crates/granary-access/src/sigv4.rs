@@ -1,16 +1,15 @@
 //! SigV4 of requests whose whole body is at hand: the query interfaces of IAM and STS (s3s verifies those of S3).
 //!
 //! Guarantees: the comparison takes constant time; host and time must be signed; the scope's date is the request's; clocks may
-//! differ by [`SKEW_S_MAX`]. What is written of it: <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html>
+//! differ by as much as the caller says. What is written of it: <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html>
 
 use aws_lc_rs::{digest, hmac};
+use zeroize::Zeroizing;
 
 use crate::credentials::Secret;
-use crate::policy::date;
-use crate::state::hex;
+use granary_types::date;
+use granary_types::hex;
 
-/// Seconds that the clocks may differ.
-pub const SKEW_S_MAX: u64 = 15 * 60;
 /// Headers that may be signed, at most.
 const HEADERS_MAX: usize = 64;
 
@@ -43,7 +42,7 @@ pub enum SignatureError {
     )]
     Wrong,
     /// The clocks differ by too much.
-    #[error("Signature expired: the request's time is more than 15 minutes from the server's")]
+    #[error("Signature expired: the request's time is too far from the server's")]
     Skewed,
 }
 
@@ -88,11 +87,11 @@ impl<'a> Request<'a> {
         Ok(Claim { access_key, service, date, region, signed, signature: field("Signature")? })
     }
 
-    /// Verifies the claim with the secret of its access key. `now_s` in seconds since 1970.
+    /// Verifies the claim with the secret of its access key. `now_s` in seconds since 1970; the request's time may be `skew_s` away.
     ///
     /// # Errors
     /// [`SignatureError`].
-    pub fn verify(&self, claim: &Claim<'_>, secret: &Secret, now_s: u64) -> Result<(), SignatureError> {
+    pub fn verify(&self, claim: &Claim<'_>, secret: &Secret, now_s: u64, skew_s: u64) -> Result<(), SignatureError> {
         let time = self.header("x-amz-date").ok_or(SignatureError::Incomplete)?;
         if time.len() != 16 || !time.is_ascii() || time.get(..8) != Some(claim.date) {
             return Err(SignatureError::Incomplete);
@@ -122,32 +121,81 @@ impl<'a> Request<'a> {
             claim.signed.join(";"),
             sha256(self.body)
         );
-        let scope = format!("{}/{}/{}/aws4_request", claim.date, claim.region, claim.service);
-        let text = format!("AWS4-HMAC-SHA256\n{time}\n{scope}\n{}", sha256(canonical.as_bytes()));
-        let mut key = mac(format!("AWS4{}", secret.expose()).as_bytes(), claim.date.as_bytes());
-        for part in [claim.region, claim.service, "aws4_request"] {
-            key = mac(&key, part.as_bytes());
-        }
-        let want = hex(&mac(&key, text.as_bytes()));
-        if aws_lc_rs::constant_time::verify_slices_are_equal(want.as_bytes(), claim.signature.as_bytes()).is_err() {
+        let want = SigningKey::new(secret, claim.date, claim.region, claim.service).request(time, &canonical);
+        if !equal(&want, claim.signature) {
             return Err(SignatureError::Wrong);
         }
         if !claim.signed.contains(&"x-amz-date") {
             return Err(SignatureError::Incomplete);
         }
-        if at_s.abs_diff(now_s) > SKEW_S_MAX {
+        if at_s.abs_diff(now_s) > skew_s {
             return Err(SignatureError::Skewed);
         }
         Ok(())
     }
 }
 
-fn sha256(bytes: &[u8]) -> String {
-    hex(digest::digest(&digest::SHA256, bytes).as_ref())
+/// What signs within one credential scope.
+#[derive(Clone)]
+pub struct SigningKey {
+    key: hmac::Key,
+    scope: String,
 }
 
-fn mac(key: &[u8], message: &[u8]) -> Vec<u8> {
-    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), message).as_ref().to_vec()
+impl SigningKey {
+    /// The key of a secret for a day (`yyyyMMdd`), a region and a service.
+    #[must_use]
+    pub fn new(secret: &Secret, date: &str, region: &str, service: &str) -> Self {
+        let scope = format!("{date}/{region}/{service}/aws4_request");
+        Self { key: signing_key(secret.expose(), date, region, service), scope }
+    }
+
+    /// The signature of a request, of its canonical form and its `x-amz-date`.
+    #[must_use]
+    pub fn request(&self, time: &str, canonical: &str) -> String {
+        self.sign(&format!("AWS4-HMAC-SHA256\n{time}\n{}\n{}", self.scope, sha256(canonical.as_bytes())))
+    }
+
+    /// The signature of a chunk whose SHA-256 is `hash`, after one that was signed with `before`
+    /// (<https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming.html>).
+    #[must_use]
+    pub fn chunk(&self, time: &str, before: &str, hash: &str) -> String {
+        self.sign(&format!("AWS4-HMAC-SHA256-PAYLOAD\n{time}\n{}\n{before}\n{}\n{hash}", self.scope, sha256(b"")))
+    }
+
+    /// The signature of trailers in their canonical form, after the last chunk's.
+    #[must_use]
+    pub fn trailers(&self, time: &str, before: &str, canonical: &[u8]) -> String {
+        self.sign(&format!("AWS4-HMAC-SHA256-TRAILER\n{time}\n{}\n{before}\n{}", self.scope, sha256(canonical)))
+    }
+
+    fn sign(&self, text: &str) -> String {
+        hex::encode(hmac::sign(&self.key, text.as_bytes()).as_ref())
+    }
+}
+
+/// Whether two signatures are one, in constant time.
+#[must_use]
+pub fn equal(one: &str, other: &str) -> bool {
+    aws_lc_rs::constant_time::verify_slices_are_equal(one.as_bytes(), other.as_bytes()).is_ok()
+}
+
+/// SHA-256 in hexadecimal digits.
+#[must_use]
+pub fn sha256(bytes: &[u8]) -> String {
+    hex::encode(digest::digest(&digest::SHA256, bytes).as_ref())
+}
+
+/// The key that signatures of one day, region and service are made with.
+#[must_use]
+pub fn signing_key(secret: &str, date: &str, region: &str, service: &str) -> hmac::Key {
+    let key = |bytes: &[u8]| hmac::Key::new(hmac::HMAC_SHA256, bytes);
+    let secret = Zeroizing::new(format!("AWS4{secret}"));
+    let mut signing = hmac::sign(&key(secret.as_bytes()), date.as_bytes());
+    for step in [region, service, "aws4_request"] {
+        signing = hmac::sign(&key(signing.as_ref()), step.as_bytes());
+    }
+    key(signing.as_ref())
 }
 
 #[cfg(test)]
@@ -174,7 +222,7 @@ mod tests {
             let request = Request { method: "POST", path: "/", query: "", headers: &headers, body };
             let claim = request.claim().unwrap();
             assert_eq!((claim.access_key, claim.service), ("AK", "sts"));
-            request.verify(&claim, &secret, now_s)
+            request.verify(&claim, &secret, now_s, 900)
         };
         // Made as the page says, by hand in Python.
         let right = "087d4ab945418835c87f1478b59c15453efbc728a35e3d5c9fc3430286b06ae3";

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use granary_types::Timestamp;
+use granary_types::hex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -594,7 +595,7 @@ impl State {
             return Err(exists("User", name));
         }
         loop {
-            let canonical = hex(&rand::random::<[u8; 32]>());
+            let canonical = hex::encode(rand::random::<[u8; 32]>());
             let id = account_id(&canonical);
             if self.accounts.contains_key(&id) || id == self.root {
                 continue;
@@ -616,14 +617,6 @@ fn nothing() -> Arc<Policy> {
     let document =
         r#"{"Version":"2012-10-17","Statement":{"Sid":"Unreadable","Effect":"Deny","Action":"*","Resource":"*"}}"#;
     Arc::new(Policy::parse(document.as_bytes(), PolicyKind::Identity).expect("a test reads it"))
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a String does not fail");
-        text
-    })
 }
 
 /// `arn:aws:iam::ACCOUNT:user/NAME`.

@@ -168,6 +168,57 @@ fn root_may_do_everything_but_what_a_bucket_policy_denies() {
 }
 
 #[test]
+fn the_audit_bucket_is_reached_by_who_is_meant_only() {
+    use granary_access::policy::builtin;
+    let mut trail = bucket('r', None);
+    trail.is_organisation = true;
+    let object = "arn:aws:s3:::granary-audit/2026/11/20/1-2.parquet";
+    let may = |policies: &[Value], resource: &str| ask(&user('a', policies), READ, resource, Some(&trail));
+    let on = |action: Value, resource: Value| {
+        statement(json!({ "Sid": "S", "Effect": "Allow", "Action": action, "Resource": resource }))
+    };
+    let named = json!(["arn:aws:s3:::granary-audit", "arn:aws:s3:::granary-audit/*"]);
+    for (policies, allowed) in [
+        (vec![], false),
+        // What is wide without meaning it.
+        (vec![allow_read()], false),
+        (vec![on(json!("s3:*"), json!("*"))], false),
+        (vec![on(json!(READ), json!("arn:aws:s3:::*"))], false),
+        (vec![on(json!(READ), json!("arn:aws:s3:::granary-*"))], false),
+        (vec![on(json!(READ), json!("arn:aws:s3:::granary-audi?/*"))], false),
+        (vec![statement(json!({ "Effect": "Allow", "Action": READ, "NotResource": "arn:aws:s3:::other/*" }))], false),
+        (vec![statement(json!({ "Effect": "Allow", "NotAction": "iam:*", "Resource": "*" }))], false),
+        (vec![statement(json!({ "Effect": "Allow", "NotAction": "iam:*", "Resource": named }))], false),
+        // A name that matches nothing here does not make the wide one mean it.
+        (vec![on(json!(READ), json!(["*", "arn:aws:s3:::granary-audit-2/*"]))], false),
+        // Who may do everything, and whose policy names it; but a denial is a denial.
+        (vec![on(json!("*"), json!("*"))], true),
+        (vec![on(json!(READ), named.clone())], true),
+        (vec![allow_read(), on(json!("s3:Get*"), named.clone())], true),
+        (vec![on(json!("s3:List*"), named.clone())], false),
+        (vec![on(json!("*"), json!("*")), deny_read()], false),
+    ] {
+        let decision = may(&policies, object);
+        assert_eq!(decision.allowed, allowed, "{policies:?}: {}", decision.by);
+        // Elsewhere the same policies are what they were.
+        if policies == [allow_read()] {
+            assert!(may(&policies, "arn:aws:s3:::granary-audit-2/k").allowed);
+        }
+    }
+    assert_eq!(may(&[allow_read()], object).by, By::Trail);
+    for (name, allowed) in [("admin", true), ("auditor", true), ("readwrite", false), ("readonly", false)] {
+        let mut who = user('a', &[]);
+        who.policies = vec![Attached { name: name.into(), policy: builtin::find(name).unwrap().1 }];
+        for (action, resource) in [(READ, object), ("s3:ListBucket", "arn:aws:s3:::granary-audit")] {
+            assert_eq!(ask(&who, action, resource, Some(&trail)).allowed, allowed, "{name} {action}");
+            // Also for who asks without the bucket at hand (SimulatePrincipalPolicy).
+            assert_eq!(ask(&who, action, resource, None).allowed, allowed, "{name} {action}");
+        }
+        assert_eq!(ask(&who, "s3:DeleteObject", object, Some(&trail)).allowed, name == "admin", "apply refuses that");
+    }
+}
+
+#[test]
 fn limits_only_narrow() {
     let mut who = user('a', &[allow_read()]);
     let limit = |document: &Value| Limit { name: "the session policy".into(), policies: vec![policy(document)] };

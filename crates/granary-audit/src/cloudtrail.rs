@@ -1,7 +1,8 @@
 //! Events as CloudTrail writes S3 data events, so that what parses those parses these.
 //! <https://docs.aws.amazon.com/AmazonS3/latest/userguide/cloudtrail-logging-understanding-s3-entries.html>
 
-use granary_types::{AuditOutcome, AuditRecord, Timestamp};
+use granary_types::date;
+use granary_types::{AuditOutcome, AuditRecord};
 use serde_json::{Map, Value, json};
 
 use crate::event::{Event, Signature, Source};
@@ -45,7 +46,7 @@ const DATA_EVENTS: [&str; 26] = [
 pub fn cloudtrail(record: &AuditRecord) -> Value {
     let Some(event) = Event::decode(&record.event) else {
         return json!({ "eventVersion": EVENT_VERSION, "eventName": "Unreadable",
-            "additionalEventData": { "sequence": record.sequence, "recordedAt": rfc3339(record.at) } });
+            "additionalEventData": { "sequence": record.sequence, "recordedAt": date::iso_micros(record.at) } });
     };
     let mut out = Map::new();
     let mut put = |name: &str, value: Value| {
@@ -55,7 +56,7 @@ pub fn cloudtrail(record: &AuditRecord) -> Value {
     };
     put("eventVersion", json!(EVENT_VERSION));
     put("userIdentity", identity(&event));
-    put("eventTime", json!(seconds(event.at)));
+    put("eventTime", json!(date::iso(event.at)));
     put("eventSource", json!(source(event.source)));
     put("eventName", json!(event.name));
     put("awsRegion", text(&event.region));
@@ -124,6 +125,7 @@ pub(crate) const fn source(source: Source) -> &'static str {
         Source::Admin => "admin.granary",
         Source::System => "system.granary",
         Source::Iam => "iam.amazonaws.com",
+        Source::Sts => "sts.amazonaws.com",
     }
 }
 
@@ -175,8 +177,8 @@ fn additional(record: &AuditRecord, event: &Event) -> Value {
         }
     };
     put("sequence", json!(record.sequence));
-    put("recordedAt", json!(rfc3339(record.at)));
-    put("eventTime", json!(rfc3339(event.at)));
+    put("recordedAt", json!(date::iso_micros(record.at)));
+    put("eventTime", json!(date::iso_micros(event.at)));
     let (version, method) = match event.signature {
         Signature::None => (Value::Null, Value::Null),
         Signature::V4Header => (json!("SigV4"), json!("AuthHeader")),
@@ -201,6 +203,11 @@ fn additional(record: &AuditRecord, event: &Event) -> Value {
 }
 
 fn resources(event: &Event) -> Value {
+    if event.source == Source::Sts
+        && let Some((_, role)) = event.parameters.iter().find(|(name, _)| name == "roleArn")
+    {
+        return json!([{ "type": "AWS::IAM::Role", "ARN": role }]);
+    }
     if event.bucket.is_empty() {
         return Value::Null;
     }
@@ -214,87 +221,15 @@ fn resources(event: &Event) -> Value {
 
 /// 16 bytes as CloudTrail writes ids.
 pub(crate) fn uuid(id: &[u8; 16]) -> String {
-    let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = granary_types::hex::encode(id);
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
-}
-
-fn seconds(at: Timestamp) -> String {
-    let whole = rfc3339(Timestamp::from_secs(at.as_secs()));
-    whole.replace(".000000Z", "Z")
-}
-
-/// `2026-11-20T13:00:00.000000Z`.
-#[must_use]
-pub fn rfc3339(at: Timestamp) -> String {
-    let (secs, micros) = (at.0 / 1_000_000, at.0 % 1_000_000);
-    let (days, rest) = (secs / 86_400, secs % 86_400);
-    // Days since 1970 to year, month, day (proleptic Gregorian, years begin in March).
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{micros:06}Z", rest / 3_600, rest % 3_600 / 60, rest % 60)
-}
-
-/// `2026-11-20`, `2026-11-20T13:00:00Z`, also with a fraction.
-#[must_use]
-pub fn parse_time(text: &str) -> Option<Timestamp> {
-    let (date, time) = text.split_once('T').unwrap_or((text, "00:00:00Z"));
-    let number = |text: &str, digits: usize| {
-        (text.len() == digits && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse::<u64>().ok()).flatten()
-    };
-    let mut fields = date.splitn(3, '-');
-    let (year, month, day) = (number(fields.next()?, 4)?, number(fields.next()?, 2)?, number(fields.next()?, 2)?);
-    let time = time.strip_suffix('Z')?;
-    let (clock, fraction) = time.split_once('.').unwrap_or((time, "0"));
-    let mut fields = clock.splitn(3, ':');
-    let (hour, minute, second) = (number(fields.next()?, 2)?, number(fields.next()?, 2)?, number(fields.next()?, 2)?);
-    if !(1..=12).contains(&month) || !(1..=31).contains(&day) || year < 1970 || hour > 23 || minute > 59 || second > 59
-    {
-        return None;
-    }
-    if fraction.is_empty() || fraction.len() > 9 || !fraction.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let micros = format!("{fraction:0<6}")[..6].parse::<u64>().ok()?;
-    // The inverse of `rfc3339`: years begin in March.
-    let shifted_year = if month <= 2 { year - 1 } else { year };
-    let shifted_month = if month > 2 { month - 3 } else { month + 9 };
-    let (era, year_of_era) = (shifted_year / 400, shifted_year % 400);
-    let day_of_year = (153 * shifted_month + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    let days = (era * 146_097 + day_of_era).checked_sub(719_468)?;
-    Some(Timestamp(((days * 24 + hour) * 60 + minute) * 60_000_000 + second * 1_000_000 + micros))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::event::{Actor, EventTls};
-    use granary_types::VersionId;
-
-    #[test]
-    fn times() {
-        for (secs, shown) in [
-            (0, "1970-01-01T00:00:00.000000Z"),
-            (951_782_400, "2000-02-29T00:00:00.000000Z"),
-            (1_709_251_199, "2024-02-29T23:59:59.000000Z"),
-            (4_102_444_800, "2100-01-01T00:00:00.000000Z"),
-        ] {
-            assert_eq!(rfc3339(Timestamp::from_secs(secs)), shown);
-            assert_eq!(parse_time(shown), Some(Timestamp::from_secs(secs)));
-        }
-        assert_eq!(parse_time("1970-01-02"), Some(Timestamp::from_secs(86_400)));
-        assert_eq!(parse_time("1970-01-01T00:00:00.25Z"), Some(Timestamp(250_000)));
-        for bad in ["1970", "1970-13-01", "1970-01-01T00:00:00", "1970-01-01T25:00:00Z", "x"] {
-            assert_eq!(parse_time(bad), None, "{bad}");
-        }
-        assert_eq!(seconds(Timestamp(1_500_000)), "1970-01-01T00:00:01Z");
-    }
+    use granary_types::{Timestamp, VersionId};
 
     #[test]
     fn the_fields_that_siems_look_for() {

@@ -18,8 +18,10 @@ pub enum Source {
     Admin,
     /// What the node does by itself: lifecycle, garbage, repair, the trail's own start and stop.
     System,
-    /// A request to the IAM or STS API.
+    /// A request to the IAM API.
     Iam,
+    /// A request to the STS API.
+    Sts,
 }
 
 /// How a request was signed.

@@ -12,7 +12,7 @@ mod seal;
 mod segment;
 mod verify;
 
-pub use cloudtrail::{cloudtrail, parse_time, rfc3339};
+pub use cloudtrail::cloudtrail;
 pub use event::{Actor, Event, EventTls, Signature, Source};
 pub use filter::Filter;
 pub use parquet::ParquetError;

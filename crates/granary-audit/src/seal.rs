@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use granary_types::{AuditRecord, Head, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::cloudtrail::rfc3339;
+use granary_types::date;
 
 const FORMAT: &str = "granary audit seal v1";
 /// Bytes kept of each record's digest.
@@ -220,13 +220,13 @@ impl Sealer {
             file_sha256: sha256(input.parquet),
             first: first.sequence,
             last: last.sequence,
-            first_at: rfc3339(first.at),
-            last_at: rfc3339(last.at),
+            first_at: date::iso_micros(first.at),
+            last_at: date::iso_micros(last.at),
             previous_head: input.previous_head.to_string(),
             head: head.to_string(),
             previous_seal: input.previous_seal.clone(),
             digests_sha256: sha256(&digests),
-            sealed_at: rfc3339(input.now),
+            sealed_at: date::iso_micros(input.now),
             clock: input.clock.clone(),
         };
         let text = serde_json::to_string(&statement).map_err(|_| SealError::Malformed("it cannot be written"))?;
@@ -318,7 +318,7 @@ pub(crate) fn short_digest(record: &[u8]) -> [u8; DIGEST_BYTES] {
 
 /// SHA-256, hexadecimal.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
-    digest(&SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    granary_types::hex::encode(digest(&SHA256, bytes))
 }
 
 #[cfg(test)]

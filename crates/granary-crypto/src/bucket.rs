@@ -81,7 +81,7 @@ impl BucketKeys {
                 &message_key,
                 short,
                 &aad(bucket, count, key.generation()),
-                key.secret(),
+                &key.secret(),
             ));
         }
         WrappedKey(out)

@@ -60,7 +60,7 @@ impl fmt::Debug for DataKey {
 pub struct BucketKey {
     generation: u32,
     /// On a page that is not swapped out: bucket keys stay in memory for minutes.
-    key: Locked<(Secret32, XaesKey)>,
+    key: Locked,
 }
 
 impl BucketKey {
@@ -73,8 +73,7 @@ impl BucketKey {
     /// From known bytes (tests, golden files).
     #[must_use]
     pub fn from_secret(generation: u32, secret: Secret32) -> Self {
-        let xaes = XaesKey::new(&secret);
-        Self { generation, key: Locked::new((secret, xaes)) }
+        Self { generation, key: Locked::new(secret) }
     }
 
     /// Which of its bucket's keys it is: each rotation adds one.
@@ -83,14 +82,15 @@ impl BucketKey {
         self.generation
     }
 
-    pub(crate) fn secret(&self) -> &Secret32 {
-        &self.key.get().0
+    /// A copy, wiped when it is dropped.
+    pub(crate) fn secret(&self) -> Secret32 {
+        self.key.get()
     }
 
     /// A copy, wiped like this one.
     #[must_use]
     pub(crate) fn duplicate(&self) -> Self {
-        Self::from_secret(self.generation, self.secret().duplicate())
+        Self::from_secret(self.generation, self.secret())
     }
 
     /// Wraps a part's data key, locked with `lock` first.
@@ -106,7 +106,7 @@ impl BucketKey {
         out.push(DATA_KEY_VERSION);
         out.extend_from_slice(&self.generation.to_le_bytes());
         out.extend_from_slice(&tail);
-        let (message_key, nonce) = self.key.get().1.message_key(&data_key_nonce(part, tail));
+        let (message_key, nonce) = XaesKey::new(&self.key.get()).message_key(&data_key_nonce(part, tail));
         let sealed = Aes256Gcm::new(message_key.expose().into())
             .encrypt(&nonce.into(), Payload { msg: locked, aad: &data_key_aad(part, &out) })
             .expect("a locked key is far below AES-GCM's limit");
@@ -135,7 +135,7 @@ impl BucketKey {
         };
         let mut tail = [0u8; NONCE_TAIL_BYTES];
         tail.copy_from_slice(&head[5..]);
-        let (message_key, nonce) = self.key.get().1.message_key(&data_key_nonce(part, tail));
+        let (message_key, nonce) = XaesKey::new(&self.key.get()).message_key(&data_key_nonce(part, tail));
         Aes256Gcm::new(message_key.expose().into())
             .decrypt(&nonce.into(), Payload { msg: sealed, aad: &data_key_aad(part, head) })
             .map(zeroize::Zeroizing::new)

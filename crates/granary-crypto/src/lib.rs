@@ -15,6 +15,7 @@
 //! and `docs/format/keyring.md`. Left to others: where files lie, caching of opened keys, what is sealed.
 
 pub mod blob;
+pub mod blocks;
 pub mod bucket;
 pub mod chunk;
 pub mod error;
@@ -30,6 +31,7 @@ pub mod signing;
 mod xaes;
 
 pub use blob::{BLOB_OVERHEAD_BYTES, BlobKey, NonceKey, open_blob, seal_blob};
+pub use blocks::{BlockNamer, BlockNaming};
 pub use bucket::BucketKeys;
 pub use chunk::ChunkCipher;
 pub use error::{CryptoError, OpenError, Result};

@@ -55,7 +55,7 @@ impl fmt::Debug for CustomerKey {
 /// A named key of the key provider (SSE-KMS), opened.
 pub struct KmsKey {
     id: String,
-    secret: Locked<Secret32>,
+    secret: Locked,
 }
 
 impl KmsKey {
@@ -76,7 +76,7 @@ impl KmsKey {
     /// # Errors
     /// The provider's.
     pub fn wrap(&self, provider: &dyn KeyProvider) -> Result<WrappedKey> {
-        provider.wrap(&kms_context(&self.id), self.secret.get())
+        provider.wrap(&kms_context(&self.id), &self.secret.get())
     }
 
     /// Opens a wrapped one. May block where the provider is a device or a service.
@@ -164,7 +164,7 @@ impl Lock<'_> {
                 let id_bytes = (key.id.len() as u64).to_le_bytes();
                 let parts: [&[u8]; 5] =
                     [b"granary kms data key", part.as_bytes(), &id_bytes, key.id.as_bytes(), context.as_bytes()];
-                Some((KIND_KMS, XaesKey::new(key.secret.get()), parts.concat()))
+                Some((KIND_KMS, XaesKey::new(&key.secret.get()), parts.concat()))
             }
             // The customer's key itself is never used as a cipher key: it may be in use elsewhere.
             Lock::Customer(key) => {

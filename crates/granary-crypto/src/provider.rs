@@ -94,7 +94,7 @@ impl FromStr for RootKeyId {
 
 /// Root keys in memory: several, of which the first is active (wraps); all unwrap.
 pub struct RootKeys {
-    keys: Vec<(RootKeyId, Locked<(Secret32, XaesKey)>)>,
+    keys: Vec<(RootKeyId, Locked)>,
 }
 
 impl RootKeys {
@@ -103,7 +103,7 @@ impl RootKeys {
     pub fn generate() -> Self {
         let mut id = [0u8; 8];
         fill_random(&mut id);
-        Self { keys: vec![(RootKeyId(id), held(Secret32::random()))] }
+        Self { keys: vec![(RootKeyId(id), Locked::new(Secret32::random()))] }
     }
 
     /// From known keys, the active one first.
@@ -120,7 +120,7 @@ impl RootKeys {
                 return Err(format(format!("key {id} is there twice")));
             }
         }
-        Ok(Self { keys: keys.into_iter().map(|(id, secret)| (id, held(secret))).collect() })
+        Ok(Self { keys: keys.into_iter().map(|(id, secret)| (id, Locked::new(secret))).collect() })
     }
 
     /// The same keys and a fresh one, which is active.
@@ -129,14 +129,14 @@ impl RootKeys {
     /// [`CryptoError::Format`] for too many.
     pub fn rotated(&self) -> Result<Self> {
         let fresh = Self::generate();
-        Self::from_keys(fresh.iter().chain(self.iter()).map(|(id, secret)| (id, secret.duplicate())).collect())
+        Self::from_keys(fresh.iter().chain(self.iter()).collect())
     }
 
     /// The active key alone.
     #[must_use]
     pub fn retired(&self) -> Self {
         let (id, key) = &self.keys[0];
-        Self { keys: vec![(*id, held(key.get().0.duplicate()))] }
+        Self { keys: vec![(*id, Locked::new(key.get()))] }
     }
 
     /// The active key's id.
@@ -145,14 +145,14 @@ impl RootKeys {
         self.keys[0].0
     }
 
-    /// Ids and secrets, the active one first.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (RootKeyId, &Secret32)> {
-        self.keys.iter().map(|(id, key)| (*id, &key.get().0))
+    /// Ids and copies of the secrets, the active one first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (RootKeyId, Secret32)> {
+        self.keys.iter().map(|(id, key)| (*id, key.get()))
     }
 
     pub(crate) fn wrap(&self, context: &[u8], key: &Secret32) -> WrappedKey {
         let (id, held) = &self.keys[0];
-        let xaes = &held.get().1;
+        let xaes = XaesKey::new(&held.get());
         let mut nonce = [0u8; XNONCE_BYTES];
         fill_random(&mut nonce);
         let mut out = vec![LOCAL_WRAP_VERSION];
@@ -175,17 +175,11 @@ impl RootKeys {
         let mut id = RootKeyId([0; 8]);
         id.0.copy_from_slice(&head[1..]);
         let (_, held) = self.keys.iter().find(|(known, _)| *known == id).ok_or(CryptoError::UnknownRootKey(id))?;
-        let xaes = &held.get().1;
+        let xaes = XaesKey::new(&held.get());
         let (message_key, short) = xaes.message_key(nonce);
         unwrap_bytes(&message_key, short, &aad(head, context), sealed)
             .map_err(|OpenError| CryptoError::Open { what: WHAT })
     }
-}
-
-/// A root key with its schedule, on a page that is not swapped out.
-fn held(secret: Secret32) -> Locked<(Secret32, XaesKey)> {
-    let xaes = XaesKey::new(&secret);
-    Locked::new((secret, xaes))
 }
 
 /// What is authenticated beside a wrapped key: purpose, version, root key id, context.

@@ -29,6 +29,11 @@ impl Secret32 {
         Self(bytes)
     }
 
+    /// Takes these bytes instead, of which there must be 32.
+    pub(crate) fn fill(&mut self, bytes: &[u8]) {
+        self.0.copy_from_slice(bytes);
+    }
+
     /// The bytes. For ciphers only: not to be stored or logged.
     #[must_use]
     pub const fn expose(&self) -> &[u8; 32] {

@@ -145,7 +145,7 @@ fn key_check(drive: DriveId, index_key: &[u8; 32]) -> String {
     let mut context = hmac::Context::with_key(&key);
     context.update(b"granary drive index key check v1");
     context.update(drive.as_bytes());
-    context.sign().as_ref()[..8].iter().map(|b| format!("{b:02x}")).collect()
+    granary_types::hex::encode(&context.sign().as_ref()[..8])
 }
 
 #[cfg(test)]

@@ -429,6 +429,11 @@ pub enum Command {
         /// Key.
         key: ObjectKey,
     },
+    /// These shared blocks have had no use since the times named: they become garbage. Those that were used meanwhile stay.
+    RetireBlocks {
+        /// Blocks, and since when they are idle.
+        blocks: Vec<(PartId, Timestamp)>,
+    },
 }
 
 /// An object that the node puts into the audit bucket.
@@ -589,6 +594,9 @@ pub enum Refusal {
     /// A client token that stood for another request before.
     #[error("the client token was used for another request")]
     TokenReused,
+    /// A shared block that the write relied on is gone: the write has to be sent again.
+    #[error("a block that the write shares was removed meanwhile: please send it again")]
+    BlockGone,
     /// What the node keeps for itself: nobody changes it, whatever their rights.
     #[error("{0}")]
     Protected(&'static str),
@@ -621,6 +629,7 @@ impl Refusal {
             Self::TooManyParts => "TooManyParts",
             Self::Conflict => "ConditionalRequestConflict",
             Self::TokenReused => "IdempotencyParameterMismatch",
+            Self::BlockGone => "SlowDown",
             Self::Stale => "InternalError",
         }
     }

@@ -21,6 +21,8 @@ pub(crate) struct Built {
     pub end: LogEnd,
     /// Commands that were applied to it.
     pub replayed: u64,
+    /// Bytes of the log that they stand in: a checkpoint now would spare the next start reading them.
+    pub replayed_bytes: u64,
     /// What was wrong with others.
     pub problems: Vec<String>,
 }
@@ -104,7 +106,7 @@ impl Plan<'_> {
             for (_, place) in self.places() {
                 let restored = restore(manifest, self.folders, &place);
                 match restored.and_then(|()| self.try_one(&place, Some(manifest.log_id), log, applied)) {
-                    Ok(built) if built.0.applied() < manifest.position => {
+                    Ok(built) if built.index.applied() < manifest.position => {
                         problems.push(format!("checkpoint {} holds less than it says", manifest.number));
                     }
                     Ok(built) => {
@@ -158,16 +160,20 @@ impl Plan<'_> {
         if log.first_position().is_some_and(|first| before + 1 < first) {
             return Err(MetaError::Checkpoint(format!("ends at position {before}, before the log begins")));
         }
-        let mut replayed = 0;
+        let (mut replayed, mut replayed_bytes) = (0, 0);
         let mut end = log.read(
             self.accept_loss,
             |frame| {
+                let before = replayed;
                 for (position, envelope) in (frame.head.first..).zip(&frame.commands) {
                     if position > index.applied() {
                         let outcome = apply_one(&index, position, envelope)?;
                         replayed += 1;
                         applied(position, outcome);
                     }
+                }
+                if replayed > before {
+                    replayed_bytes += frame.head.disk_bytes() as u64;
                 }
                 Ok(())
             },
@@ -183,14 +189,20 @@ impl Plan<'_> {
         }
         end.next_position = next.max(index.applied() + 1);
         end.next_frame = end.next_frame.max(1);
-        Ok(Done(Arc::new(index), end, replayed))
+        Ok(Done { index: Arc::new(index), end, replayed, replayed_bytes })
     }
 }
 
-struct Done(Arc<Index>, LogEnd, u64);
+struct Done {
+    index: Arc<Index>,
+    end: LogEnd,
+    replayed: u64,
+    replayed_bytes: u64,
+}
 
 impl Done {
     fn from(self, source: IndexSource, problems: Vec<String>) -> Built {
-        Built { index: self.0, source, end: self.1, replayed: self.2, problems }
+        let Self { index, end, replayed, replayed_bytes } = self;
+        Built { index, source, end, replayed, replayed_bytes, problems }
     }
 }

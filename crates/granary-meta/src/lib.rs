@@ -26,7 +26,9 @@ pub use apply::AUDIT_KEEP_DAYS;
 pub use apply::expire::{LIFECYCLE_DOCUMENT, document_digest};
 pub use error::{MetaError, Result};
 pub use index::list::{ObjectPage, UploadPage, VersionPage};
-pub use index::{AuditSealed, AuditState, DriveEntry, EventQueue, Index, IndexHandle, IndexOptions, Usage, WithInline};
+pub use index::{
+    AuditSealed, AuditState, BlockUsage, DriveEntry, EventQueue, Index, IndexHandle, IndexOptions, Usage, WithInline,
+};
 pub use options::{IndexSource, MetaKey, MirrorFolder, OpenOptions, RecoveryReport};
 pub use proposer::{MemoryProposer, Proposer};
 pub use stats::MetaStats;

@@ -211,6 +211,69 @@ pub enum PartPlace {
     Inline,
     /// On drives.
     Drives(Placement),
+    /// In blocks that the parts of a bucket share (`docs/adr/0014-deduplication.md`).
+    Shared(Box<SharedPlace>),
+}
+
+/// How a part is made of blocks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedPlace {
+    /// Where the recipe is: `blocks` once more, sealed with the part's own data key, as a part of its own on drives under
+    /// the part's id. It is read by the last resort only.
+    pub recipe: Placement,
+    /// Payload bytes of the recipe.
+    pub recipe_bytes: u64,
+    /// The blocks, in the order of the part's bytes; never empty.
+    pub blocks: Vec<BlockUse>,
+    /// Blocks among these that the index may not have. In commands only: `apply` moves them into the index, or gives them up
+    /// where the index has a block of the same name.
+    pub fresh: Vec<FreshBlock>,
+}
+
+/// One block of a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockUse {
+    /// The block: a part of its own on drives.
+    pub block: PartId,
+    /// Its payload bytes, all of which the part uses.
+    pub payload_bytes: u64,
+}
+
+/// A block's name within its bucket: a hash of its payload, keyed with the bucket's key.
+pub type BlockName = [u8; 32];
+
+/// A block that was just written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FreshBlock {
+    /// Its name.
+    pub name: BlockName,
+    /// Its id.
+    pub id: PartId,
+    /// Plaintext bytes.
+    pub payload_bytes: u64,
+    /// Its data key, wrapped by the bucket key.
+    pub key: WrappedKey,
+    /// Where it is.
+    pub placement: Placement,
+}
+
+/// A block, and how many uses it has. It lives while a part of any version, upload or manifest uses it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockRecord {
+    /// The only bucket whose parts may use it.
+    pub bucket: BucketId,
+    /// Its name there.
+    pub name: BlockName,
+    /// Plaintext bytes.
+    pub payload_bytes: u64,
+    /// Its data key, wrapped by the bucket key.
+    pub key: WrappedKey,
+    /// Where it is.
+    pub placement: Placement,
+    /// Uses: a part that has it twice counts twice.
+    pub uses: u64,
+    /// Since when there are none. Then it may be retired.
+    pub idle_since: Option<Timestamp>,
 }
 
 /// A part: bytes uploaded at once.
@@ -233,7 +296,7 @@ pub struct PartRecord {
 }
 
 impl PartRecord {
-    /// Where it lies on drives; `None` for inline parts.
+    /// What lies on drives under its id: its bytes, or the recipe of a part made of shared blocks; `None` for inline parts.
     #[must_use]
     pub fn location(&self) -> Option<PartLocation> {
         match &self.place {
@@ -241,6 +304,11 @@ impl PartRecord {
             PartPlace::Drives(placement) => {
                 Some(PartLocation { part: self.id, payload_bytes: self.payload_bytes, placement: placement.clone() })
             }
+            PartPlace::Shared(shared) => Some(PartLocation {
+                part: self.id,
+                payload_bytes: shared.recipe_bytes,
+                placement: shared.recipe.clone(),
+            }),
         }
     }
 }
@@ -379,4 +447,6 @@ pub enum PartOwner {
         /// Since when.
         since: Timestamp,
     },
+    /// It is a block that parts of the bucket share (`BlockRecord`).
+    Block,
 }

@@ -170,7 +170,8 @@ impl MetaStore {
             shown: shown.clone(),
             checkpointer: checkpointer.clone(),
             log_id,
-            state: EngineState::default(),
+            // Many short lives would else never come to a checkpoint, and each start would take longer than the one before.
+            state: EngineState::after(built.replayed_bytes),
         };
         let thread_error = MetaError::io("start a thread for", built.index.path());
         let thread = std::thread::Builder::new().name("meta-log".to_owned());

@@ -15,13 +15,13 @@ use granary_meta::command::Condition;
 use granary_meta::records::{Attributes, BucketRecord, SystemHeaders};
 use granary_store::ObjectStore;
 use granary_store::api::{Claims, PutRequest};
+use granary_types::date;
 use granary_types::{BucketName, ObjectKey, Timestamp};
 use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, REFERER, USER_AGENT};
 use http::request::Parts;
 use http::{Method, StatusCode};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use time::OffsetDateTime;
 use time::format_description::FormatItem;
 use time::macros::format_description;
 use tokio::sync::Notify;
@@ -107,11 +107,6 @@ pub struct AccessLog {
 const SECOND: &[FormatItem<'_>] = format_description!("[year]-[month]-[day]-[hour]-[minute]-[second]");
 const DAY: &[FormatItem<'_>] = format_description!("[year]/[month]/[day]");
 const LINE: &[FormatItem<'_>] = format_description!("[day]/[month repr:short]/[year]:[hour]:[minute]:[second] +0000");
-
-fn civil(at: Timestamp) -> OffsetDateTime {
-    let secs = i64::try_from(at.as_secs()).unwrap_or(0);
-    OffsetDateTime::from_unix_timestamp(secs).unwrap_or(OffsetDateTime::UNIX_EPOCH)
-}
 
 fn now() -> Timestamp {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
@@ -351,11 +346,11 @@ fn log_key(rules: &LoggingRules, source: &BucketRecord, day: u64, now: Timestamp
         Some(KeyFormat::ByEvent) => Timestamp::from_secs(day * 86_400),
         _ => now,
     };
-    let stamp = civil(at).format(SECOND).unwrap_or_default();
+    let stamp = date::utc(at).format(SECOND).unwrap_or_default();
     let folder = match rules.format {
         None | Some(KeyFormat::Simple) => String::new(),
         Some(KeyFormat::ByDelivery | KeyFormat::ByEvent) => {
-            let date = civil(at).format(DAY).unwrap_or_default();
+            let date = date::utc(at).format(DAY).unwrap_or_default();
             format!("{}/{}/{}/{date}/", source.owner, source.region, source.name)
         }
     };
@@ -393,7 +388,7 @@ impl Pending {
              {total} {turnaround} \"{referer}\" \"{agent}\" {version} {host_id} {sigv} - {auth} {host} {tls} - -\n",
             owner = dash(&self.bucket.owner),
             bucket = self.bucket.name,
-            at = civil(self.at).format(LINE).unwrap_or_default(),
+            at = date::utc(self.at).format(LINE).unwrap_or_default(),
             peer = dash(&peer),
             requester = dash(requester),
             id = trace.id,

@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 use granary_audit::{Actor, Event, EventTls, Signature, Source};
 use granary_store::audit::{AuditLog, AuditRoom, AuditScope, Subject};
 use granary_types::Timestamp;
+use granary_types::hex;
 use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue, RANGE, USER_AGENT};
 use http::request::Parts;
 use http::{Method, Uri};
@@ -19,6 +20,7 @@ use parking_lot::Mutex;
 
 use crate::auth::Domains;
 use crate::context::Trace;
+use crate::convert::shown_decode;
 
 /// Query parameters that are kept, beside names of subresources (which have no value).
 const QUERY: [&str; 16] = [
@@ -130,9 +132,14 @@ impl RequestAudit {
         }
     }
 
-    /// Whether a request may change something, by its method alone.
-    pub(crate) fn is_write(method: &Method) -> bool {
-        !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+    /// Whether a request may bring something, by its head alone. What only takes away is let through as long as reads are: it may be
+    /// what makes room again.
+    pub(crate) fn is_write(method: &Method, query: &str) -> bool {
+        match *method {
+            Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE => false,
+            Method::POST => !query.split('&').any(|pair| pair == "delete" || pair == "delete="),
+            _ => true,
+        }
     }
 
     /// The request has ended: tells its event, unless that is in the log already.
@@ -152,19 +159,26 @@ impl RequestAudit {
         };
         let query = self.uri.query().unwrap_or_default();
         let (signature, access_key) = signature(self.authorization.as_ref(), query);
-        let (parameters, version) = parameters(query, &self.headers);
-        let name = match subject {
-            Some(subject) => subject.name.to_owned(),
-            None => self.name(),
+        let (mut parameters, version) = parameters(query, &self.headers);
+        let call = trace.call();
+        let name = match (subject, &call) {
+            (Some(subject), _) => subject.name.to_owned(),
+            (None, Some(call)) => call.name.clone(),
+            (None, None) => self.name(),
         };
-        let read_only = ["Get", "Head", "List", "Select", "REST.GET", "REST.HEAD", "REST.OPTIONS"]
-            .iter()
-            .any(|start| name.starts_with(start));
+        let read_only = match &call {
+            Some(call) => call.is_read_only(),
+            None => ["Get", "Head", "List", "Select", "REST.GET", "REST.HEAD", "REST.OPTIONS"]
+                .iter()
+                .any(|start| name.starts_with(start)),
+        };
+        let source = call.as_ref().map_or(Source::S3, |call| call.source);
+        parameters.extend(call.into_iter().flat_map(|call| call.parameters));
         let peer = trace.peer;
         Event {
             id: rand::random(),
             at: self.at,
-            source: Source::S3,
+            source,
             name,
             request_id: trace.id.clone(),
             actor: actor(trace, access_key),
@@ -175,7 +189,7 @@ impl RequestAudit {
                 Some(EventTls {
                     version: format!("TLSv{}", peer.tls?),
                     cipher: peer.cipher.unwrap_or_default().to_owned(),
-                    client_certificate: peer.client_certificate.map(|hash| hex(&hash)).unwrap_or_default(),
+                    client_certificate: peer.client_certificate.map(hex::encode).unwrap_or_default(),
                 })
             }),
             signature,
@@ -261,35 +275,12 @@ fn actor(trace: &Trace, claimed: String) -> Actor {
 fn subject(virtual_bucket: Option<String>, path: &str) -> (String, String) {
     let path = path.strip_prefix('/').unwrap_or(path);
     match virtual_bucket {
-        Some(bucket) => (bucket, percent_decoded(path)),
+        Some(bucket) => (bucket, shown_decode(path)),
         None => {
             let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
-            (percent_decoded(bucket), percent_decoded(key))
+            (shown_decode(bucket), shown_decode(key))
         }
     }
-}
-
-fn percent_decoded(text: &str) -> String {
-    if !text.contains('%') {
-        return text.to_owned();
-    }
-    let bytes = text.as_bytes();
-    let digit = |at: usize| bytes.get(at).and_then(|byte| char::from(*byte).to_digit(16));
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        match (bytes[at], digit(at + 1), digit(at + 2)) {
-            (b'%', Some(high), Some(low)) => {
-                out.push(u8::try_from(high * 16 + low).unwrap_or(b'?'));
-                at += 3;
-            }
-            (byte, _, _) => {
-                out.push(byte);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 fn kept_headers(headers: &HeaderMap) -> Vec<(&'static str, HeaderValue)> {
@@ -315,9 +306,9 @@ fn parameters(query: &str, headers: &[(&'static str, HeaderValue)]) -> (Vec<(Str
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         if name == "versionId" {
-            version = percent_decoded(value);
+            version = shown_decode(value);
         } else if QUERY.contains(&name) {
-            kept.push((name.to_owned(), percent_decoded(&value.replace('+', " "))));
+            kept.push((name.to_owned(), shown_decode(&value.replace('+', " "))));
         } else if value.is_empty() && name.len() <= 32 && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-') {
             kept.push((name.to_owned(), String::new()));
         }
@@ -342,7 +333,7 @@ fn signature(authorization: Option<&HeaderValue>, query: &str) -> (Signature, St
         }
     }
     let parameter =
-        |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')).map(percent_decoded);
+        |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')).map(shown_decode);
     if let Some(credential) = parameter("X-Amz-Credential") {
         return (Signature::V4Query, key(&credential, &['/']));
     }
@@ -350,10 +341,6 @@ fn signature(authorization: Option<&HeaderValue>, query: &str) -> (Signature, St
         Some(access_key) => (Signature::V2Query, key(&access_key, &[])),
         None => (Signature::None, String::new()),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Code and message of an error document.
@@ -368,6 +355,21 @@ pub(crate) fn error_of(document: &[u8]) -> (String, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_only_takes_away_is_no_write() {
+        for (method, query, want) in [
+            (Method::PUT, "", true),
+            (Method::POST, "uploads", true),
+            (Method::POST, "uploadId=delete", true),
+            (Method::POST, "delete", false),
+            (Method::POST, "x-id=DeleteObjects&delete=", false),
+            (Method::DELETE, "", false),
+            (Method::GET, "", false),
+        ] {
+            assert_eq!(RequestAudit::is_write(&method, query), want, "{method} {query}");
+        }
+    }
 
     #[test]
     fn nothing_secret_is_kept_of_a_query_or_headers() {
@@ -403,6 +405,6 @@ mod tests {
         assert_eq!(subject(None, "/b/k%20%C3%A9/x"), ("b".to_owned(), "k é/x".to_owned()));
         assert_eq!(subject(None, "/"), (String::new(), String::new()));
         assert_eq!(subject(Some("v".to_owned()), "/k"), ("v".to_owned(), "k".to_owned()));
-        assert_eq!(percent_decoded("%zz%4"), "%zz%4");
+        assert_eq!(shown_decode("%zz%4"), "%zz%4");
     }
 }

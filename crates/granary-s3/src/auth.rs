@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use granary_access::policy::{Key, date};
+use granary_access::policy::Key;
 use granary_access::{By, Decision, Iam, Identity, Refused};
 use granary_store::StoreError;
+use granary_types::date;
 use http::{HeaderMap, Uri};
 use s3s::access::{S3Access, S3AccessContext};
 use s3s::auth::{S3Auth, SecretKey};
@@ -87,14 +88,7 @@ impl Access {
         let Some(credentials) = credentials else {
             return Ok(Proven { who: self.gate.iam.anonymous(), auth });
         };
-        let header = headers.get("x-amz-security-token").and_then(|token| token.to_str().ok().map(Cow::Borrowed));
-        let token = header.or_else(|| {
-            // A name is compared only where there may be one: most queries have none.
-            query
-                .contains("oken")
-                .then(|| parameter(query, "X-Amz-Security-Token").or_else(|| parameter(query, "x-amz-security-token")))
-                .flatten()
-        });
+        let token = session_token(headers, query);
         let who = self.gate.iam.authenticate(&credentials.access_key, token.as_deref()).map_err(refused)?;
         Ok(Proven { who, auth })
     }
@@ -108,8 +102,9 @@ impl Access {
         trace: &Trace,
     ) -> Result<(), Fail> {
         let who = &*proven.who;
+        let mut is_writer_by_list = false;
         for Need { action, on } in needs {
-            let (decision, resource) = match on {
+            let (mut decision, resource) = match on {
                 On::Service => (self.gate.ask_outside(who, &view, action, "arn:aws:s3:::*"), "arn:aws:s3:::*".into()),
                 On::NewBucket => {
                     let resource = target.arn();
@@ -140,12 +135,31 @@ impl Access {
                     (self.gate.ask(who, &mut view, action, &record, &target).await?, target.arn())
                 }
             };
+            if *action == "s3:PutObject" {
+                is_writer_by_list = matches!(decision.by, By::Acl(_));
+            }
+            // Whom the bucket's list lets write owns what it writes: it says who else may have it, and what it is tagged with.
+            if matches!(*action, "s3:PutObjectAcl" | "s3:PutObjectTagging") && is_writer_by_list && !decision.allowed {
+                let is_silent = matches!(decision.by, By::OtherAccount | By::Nothing);
+                if is_silent {
+                    decision = Decision { allowed: true, by: By::Acl("bucket") };
+                }
+            }
             trace.set_decision(decision.clone());
             if !decision.allowed {
                 return Err(denied(who, action, &resource, &decision.by).into());
             }
         }
         Ok(())
+    }
+
+    /// Botocore asks for a session before it creates a directory bucket at an endpoint of its own: whoever may create the bucket
+    /// has it.
+    fn before_the_bucket(&self, operation: &str, target: &Target<'_>) -> Option<Needs> {
+        let is_new = operation == "CreateSession"
+            && crate::express::zone(target.bucket).is_some()
+            && matches!(self.gate.bucket(target.bucket), Ok(None));
+        is_new.then(|| Needs::from_iter([Need { action: "s3:CreateBucket", on: On::NewBucket }]))
     }
 
     /// As AWS: that a bucket does not exist is told to everybody whom nothing denies the question.
@@ -173,18 +187,19 @@ impl Access {
     }
 
     /// Decides on one action of an endpoint that is not among S3's operations: on the object where the target names a
-    /// key, else on the bucket.
+    /// key, else on the bucket. `said`: what conditions may ask of it that is not in headers or query.
     pub(crate) async fn permit(
         &self,
         cx: &Cx,
-        headers: &HeaderMap,
-        uri: &Uri,
+        (headers, uri): (&HeaderMap, &Uri),
         action: &'static str,
         target: &Target<'_>,
+        said: Said,
     ) -> Result<(), Fail> {
         let proven = Proven { who: Arc::clone(&cx.caller), auth: cx.auth };
         let on = if target.key.is_some() { On::Object } else { On::Bucket };
-        let view = self.view(headers, uri, &cx.trace, cx.auth);
+        let mut view = self.view(headers, uri, &cx.trace, cx.auth);
+        view.said = said;
         self.decide(&proven, view, &[Need { action, on }], target, &cx.trace).await
     }
 
@@ -207,6 +222,17 @@ impl Access {
         let target = Target { bucket, key, version };
         self.decide(proven, view, needs, &target, trace).await.map_err(|fail| answer(trace, fail))
     }
+}
+
+/// The session token of a request: of any session, or of one for a bucket.
+pub(crate) fn session_token<'a>(headers: &'a HeaderMap, query: &'a str) -> Option<Cow<'a, str>> {
+    let header = headers.get("x-amz-security-token").or_else(|| headers.get("x-amz-s3session-token"));
+    let header = header.and_then(|token| token.to_str().ok().map(Cow::Borrowed));
+    header.or_else(|| {
+        // A name is compared only where there may be one: most queries have none.
+        let names = ["X-Amz-Security-Token", "x-amz-security-token", "X-Amz-S3session-Token"];
+        query.contains("oken").then(|| names.iter().find_map(|name| parameter(query, name))).flatten()
+    })
 }
 
 /// A refusal, as an answer.
@@ -242,11 +268,16 @@ impl Access {
     ) -> S3Result<()> {
         let who = match signer {
             crate::post::Signer::Nobody => self.gate.iam.anonymous(),
-            crate::post::Signer::Key { access_key, token } => {
+            crate::post::Signer::Key { access_key, token, .. } => {
                 self.gate.iam.authenticate(access_key, *token).map_err(refused)?
             }
         };
-        let auth = AuthView::of(put.headers(), "");
+        let version = match signer {
+            crate::post::Signer::Nobody => None,
+            crate::post::Signer::Key { is_v2: true, .. } => Some("AWS"),
+            crate::post::Signer::Key { .. } => Some("AWS4-HMAC-SHA256"),
+        };
+        let auth = AuthView { version, kind: version.map(|_| "POST"), signed_at_s: None };
         put.extensions_mut().insert(Proven { who, auth });
         Ok(())
     }
@@ -276,7 +307,12 @@ impl S3Access for Access {
                     None => (path.as_bucket().unwrap_or_default(), None),
                 };
                 let version = view.version();
+                // Who is root is told what is missing anyway.
+                if let Some(key) = key.filter(|_| !proven.who.is_root) {
+                    trace.set_key(key);
+                }
                 let target = Target { bucket, key, version: version.as_deref() };
+                let needs = self.before_the_bucket(name, &target).unwrap_or(needs);
                 self.decide(&proven, view, &needs, &target, &trace).await.map_err(|fail| answer(&trace, fail))?;
             }
             When::Later(needs) => {

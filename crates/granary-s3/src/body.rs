@@ -8,10 +8,12 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures::stream::{Stream, StreamExt};
 use granary_store::api::{BodyError, BodyIn, BodyOut};
+use granary_store::meter;
 use s3s::StdError;
 use s3s::dto::StreamingBlob;
 use s3s::stream::{ByteStream, RemainingLength};
@@ -22,15 +24,30 @@ use crate::context::Trace;
 pub(crate) fn incoming(blob: Option<StreamingBlob>, trace: Arc<Trace>) -> BodyIn {
     match blob {
         None => futures::stream::empty().boxed(),
-        Some(blob) => blob
-            .map(move |frame| match frame {
-                Ok(bytes) => {
-                    trace.add_bytes_in(bytes.len());
-                    Ok(bytes)
+        Some(mut blob) => {
+            let mut since = None;
+            futures::stream::poll_fn(move |cx| {
+                let polled = blob.poll_next_unpin(cx);
+                match &polled {
+                    Poll::Pending => {
+                        since.get_or_insert_with(Instant::now);
+                    }
+                    Poll::Ready(_) => {
+                        if let Some(since) = since.take() {
+                            trace.add_client(since);
+                        }
+                    }
                 }
-                Err(error) => Err(sort(&error)),
+                polled.map(|frame| match frame? {
+                    Ok(bytes) => {
+                        trace.add_bytes_in(bytes.len());
+                        Some(Ok(bytes))
+                    }
+                    Err(error) => Some(Err(sort(&error))),
+                })
             })
-            .boxed(),
+            .boxed()
+        }
     }
 }
 
@@ -60,6 +77,7 @@ pub(crate) fn outgoing(body: BodyOut, len: u64, trace: Arc<Trace>) -> StreamingB
 /// As [`outgoing`], for an answer whose length is not known before its end: sent in HTTP chunks, whose end marker is left
 /// out if the stream fails.
 pub(crate) fn outgoing_open(body: BodyOut, trace: Arc<Trace>) -> StreamingBlob {
+    let body = meter::stream(Arc::clone(&trace) as Arc<dyn meter::Meter>, body);
     StreamingBlob::new(OpenEnded { body: Mutex::new(body), is_cut: false, trace })
 }
 

@@ -109,7 +109,7 @@ fn content_md5(headers: &HeaderMap) -> Result<Option<[u8; 16]>, S3Error> {
 }
 
 /// The algorithm announced in `x-amz-trailer`.
-fn announced(headers: &HeaderMap) -> Result<Option<ChecksumAlgorithm>, S3Error> {
+pub(crate) fn announced(headers: &HeaderMap) -> Result<Option<ChecksumAlgorithm>, S3Error> {
     let mut found = None;
     for name in headers.get_all(TRAILER).iter().filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(',')) {
         let Some(algorithm) = algorithm_of(&name.trim().to_ascii_lowercase())? else { continue };

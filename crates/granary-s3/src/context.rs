@@ -9,17 +9,49 @@ use granary_access::{Decision, Identity};
 use granary_meta::command::{Cause, Origin};
 use granary_meta::records::BucketRecord;
 use granary_store::StoreError;
+use granary_store::meter::Meter;
 use s3s::{S3Error, S3ErrorCode, S3Request, S3Result};
 
 use crate::access::AuthView;
 use crate::auth::Proven;
 use crate::error::{self, Fail};
+use crate::post::Form;
+use crate::query::call::ApiCall;
+use crate::run::RunId;
 
 /// Told once per request, when the last byte of its answer is sent or the connection is lost.
 pub trait RequestObserver: Send + Sync + 'static {
-    /// `op` is S3's operation name, `Unknown` where the request was refused before it was known. `micros` runs
-    /// from the request's head to the end of the answer.
-    fn done(&self, op: &'static str, status: u16, bytes_in: u64, bytes_out: u64, micros: u64);
+    /// A request has ended.
+    fn done(&self, ended: &Ended<'_>);
+}
+
+/// A request that has ended.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ended<'a> {
+    /// S3's operation name, `Unknown` where the request was refused before it was known.
+    pub op: &'static str,
+    /// HTTP status.
+    pub status: u16,
+    /// Bytes of the request's body.
+    pub bytes_in: u64,
+    /// Bytes of the answer's body.
+    pub bytes_out: u64,
+    /// From the request's head to the end of the answer, in microseconds.
+    pub micros: u64,
+    /// From the request's head to the first byte of the answer's body, or to its head where it has none.
+    pub first_byte_micros: u64,
+    /// Of the time, waiting for drives. Waits side by side add up, so it may be more than `micros`.
+    pub drives_micros: u64,
+    /// Of the time, waiting for the client: to send more of its body, or to take more of the answer's.
+    pub client_micros: u64,
+    /// Chunks found in the read cache.
+    pub cache_hits: u64,
+    /// Chunks read from drives.
+    pub cache_misses: u64,
+    /// The bucket, which exists. `None` where the request was refused before it was looked up.
+    pub bucket: Option<&'a str>,
+    /// The run that it belongs to.
+    pub run: Option<&'a str>,
 }
 
 /// The other end of the connection. Whoever accepts connections puts it into the request's extensions; without it
@@ -110,13 +142,15 @@ const OPERATIONS: &[&str] = &[
     "GranaryLatest",
     "GranaryEpoch",
     "GranaryDataset",
-    "GranaryCache",
+    "GranaryWarm",
     "PutBucketLifecycleConfiguration",
     "DeleteBucketLifecycle",
     "GetBucketNotificationConfiguration",
     "PutBucketNotificationConfiguration",
     "GetBucketLogging",
     "PutBucketLogging",
+    "CreateSession",
+    "ListDirectoryBuckets",
 ];
 
 /// The number of an operation, for [`Trace::set_operation`].
@@ -147,8 +181,30 @@ pub(crate) struct Trace {
     pub(crate) peer: Option<Peer>,
     /// The bucket it is about, once it was looked up.
     bucket: OnceLock<Arc<BucketRecord>>,
+    /// The call of IAM or STS that it is.
+    call: Mutex<Option<ApiCall>>,
+    /// The key it is about.
+    key: OnceLock<Box<str>>,
     /// Of each entry of a page of versions, in order, whether it is a delete marker.
     markers: Mutex<Vec<bool>>,
+    /// The run that it belongs to.
+    run: Option<RunId>,
+    /// What it has waited for, in microseconds, and what of it was in the read cache.
+    drives_us: AtomicU64,
+    client_us: AtomicU64,
+    cache_hits: AtomicU64,
+    cache_misses: AtomicU64,
+}
+
+impl Meter for Trace {
+    fn drives(&self, micros: u64) {
+        self.drives_us.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    fn chunks(&self, hits: u64, misses: u64) {
+        self.cache_hits.fetch_add(hits, Ordering::Relaxed);
+        self.cache_misses.fetch_add(misses, Ordering::Relaxed);
+    }
 }
 
 impl Trace {
@@ -165,7 +221,41 @@ impl Trace {
             decision: Mutex::new(None),
             peer,
             bucket: OnceLock::new(),
+            call: Mutex::new(None),
+            key: OnceLock::new(),
             markers: Mutex::new(Vec::new()),
+            run: None,
+            drives_us: AtomicU64::new(0),
+            client_us: AtomicU64::new(0),
+            cache_hits: AtomicU64::new(0),
+            cache_misses: AtomicU64::new(0),
+        }
+    }
+
+    /// As one of a run.
+    pub(crate) fn of_run(self, run: Option<RunId>) -> Self {
+        Self { run, ..self }
+    }
+
+    /// So long was waited for the client.
+    pub(crate) fn add_client(&self, since: Instant) {
+        let micros = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.client_us.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    /// What is known of it at its end, but for what only its answer knows.
+    pub(crate) fn ended(&self) -> Ended<'_> {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Ended {
+            op: self.operation(),
+            micros: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
+            drives_micros: read(&self.drives_us),
+            client_micros: read(&self.client_us),
+            cache_hits: read(&self.cache_hits),
+            cache_misses: read(&self.cache_misses),
+            bucket: self.bucket().map(|bucket| bucket.name.as_str()),
+            run: self.run.as_ref().map(RunId::as_str),
+            ..Ended::default()
         }
     }
 
@@ -176,6 +266,33 @@ impl Trace {
     /// The bucket that the request is about, as it was when access was decided.
     pub(crate) fn bucket(&self) -> Option<&Arc<BucketRecord>> {
         self.bucket.get()
+    }
+
+    pub(crate) fn set_call(&self, call: ApiCall) {
+        *self.call.lock().unwrap_or_else(PoisonError::into_inner) = Some(call);
+    }
+
+    /// One more parameter of the call. One that its form gave already stays as it was given.
+    pub(crate) fn note_of_call(&self, name: &str, value: &str) {
+        if let Some(call) = self.call.lock().unwrap_or_else(PoisonError::into_inner).as_mut()
+            && !call.parameters.iter().any(|(known, _)| known == name)
+        {
+            call.parameters.push((name.to_owned(), value.to_owned()));
+        }
+    }
+
+    /// The call of IAM or STS that it is, if it is one.
+    pub(crate) fn call(&self) -> Option<ApiCall> {
+        self.call.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_key(&self, key: &str) {
+        let _ = self.key.set(key.into());
+    }
+
+    /// The key that the request is about.
+    pub(crate) fn key(&self) -> Option<&str> {
+        self.key.get().map(AsRef::as_ref)
     }
 
     pub(crate) fn set_identity(&self, identity: Arc<Identity>) {
@@ -196,8 +313,12 @@ impl Trace {
         }
     }
 
+    /// Keeps what was decided, whatever was before: the event is to show this one.
+    pub(crate) fn set_last_decision(&self, decision: Decision) {
+        *self.decision.lock().unwrap_or_else(PoisonError::into_inner) = Some(decision);
+    }
+
     /// What was decided, and by which statement. `None` where it did not come to a decision. (For the audit trail.)
-    #[allow(dead_code)]
     pub(crate) fn decision(&self) -> Option<Decision> {
         self.decision.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -248,6 +369,8 @@ pub(crate) struct Cx {
     pub(crate) trace: Arc<Trace>,
     pub(crate) caller: Arc<Identity>,
     pub(crate) auth: AuthView,
+    /// It came as an HTML form.
+    pub(crate) is_form: bool,
 }
 
 impl Cx {
@@ -256,7 +379,8 @@ impl Cx {
     pub(crate) fn of<T>(request: &S3Request<T>) -> S3Result<Self> {
         match (request.extensions.get::<Arc<Trace>>(), request.extensions.get::<Proven>()) {
             (Some(trace), Some(proven)) => {
-                Ok(Self { trace: Arc::clone(trace), caller: Arc::clone(&proven.who), auth: proven.auth })
+                let is_form = request.extensions.get::<Form>().is_some();
+                Ok(Self { trace: Arc::clone(trace), caller: Arc::clone(&proven.who), auth: proven.auth, is_form })
             }
             _ => Err(S3Error::with_message(S3ErrorCode::AccessDenied, "Access Denied")),
         }
@@ -268,7 +392,7 @@ impl Cx {
             principal: self.caller.owner.id.clone(),
             source_ip: self.trace.peer.map(|peer| peer.address.ip().to_string()).unwrap_or_default(),
             request_id: self.trace.id.clone(),
-            cause: Cause::Put,
+            cause: if self.is_form { Cause::Post } else { Cause::Put },
         }
     }
 

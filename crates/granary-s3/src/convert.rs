@@ -206,20 +206,39 @@ pub(crate) fn percent_encode(text: &str) -> String {
 
 /// The inverse, of a form field: `+` is a space. `None` where the encoding is broken or not UTF-8.
 pub(crate) fn form_decode(text: &str) -> Option<String> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'+' => out.push(b' '),
-            b'%' => {
-                let mut nibble = || bytes.next().and_then(|b| char::from(b).to_digit(16));
-                let (high, low) = (nibble()?, nibble()?);
+    percent_decoded(text, true, false).and_then(|bytes| String::from_utf8(bytes).ok())
+}
+
+/// The inverse, of a path, in which `+` is a plus.
+pub(crate) fn path_decode(text: &str) -> Option<String> {
+    percent_decoded(text, false, false).and_then(|bytes| String::from_utf8(bytes).ok())
+}
+
+/// A path or a parameter, to be shown: what is broken stays as it is.
+pub(crate) fn shown_decode(text: &str) -> String {
+    let bytes = percent_decoded(text, false, true).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The one decoder of `%XX`. `None` where the encoding is broken, unless `keep_broken`.
+fn percent_decoded(text: &str, plus_is_space: bool, keep_broken: bool) -> Option<Vec<u8>> {
+    let bytes = text.as_bytes();
+    let digit = |at: usize| bytes.get(at).and_then(|byte| char::from(*byte).to_digit(16));
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(byte) = bytes.get(at) {
+        match (byte, digit(at + 1), digit(at + 2)) {
+            (b'%', Some(high), Some(low)) => {
                 out.push(u8::try_from(high * 16 + low).ok()?);
+                at += 2;
             }
-            byte => out.push(byte),
+            (b'%', _, _) if !keep_broken => return None,
+            (b'+', _, _) if plus_is_space => out.push(b' '),
+            (byte, _, _) => out.push(*byte),
         }
+        at += 1;
     }
-    String::from_utf8(out).ok()
+    Some(out)
 }
 
 /// Strings of a listing, encoded where the client asked for it.
@@ -295,8 +314,11 @@ fn check_tags(tags: &[(String, String)], max: usize) -> Result<(), S3Error> {
     Ok(())
 }
 
+/// Tags as S3 shows them: by their keys.
 pub(crate) fn tag_set(tags: &[(String, String)]) -> Vec<dto::Tag> {
-    tags.iter().map(|(key, value)| dto::Tag { key: Some(key.clone()), value: Some(value.clone()) }).collect()
+    let mut tags: Vec<_> = tags.iter().collect();
+    tags.sort();
+    tags.into_iter().map(|(key, value)| dto::Tag { key: Some(key.clone()), value: Some(value.clone()) }).collect()
 }
 
 /// How a bucket's tags are kept in its documents: the form of `x-amz-tagging`.
@@ -349,6 +371,9 @@ mod tests {
         assert_eq!(form_decode("%zz"), None);
         assert_eq!(form_decode("%e"), None);
         assert_eq!(form_decode("%ff"), None);
+        assert_eq!(path_decode("a+b%20c").as_deref(), Some("a+b c"));
+        assert_eq!(path_decode("a%"), None);
+        assert_eq!(shown_decode("%zz%4a+%ff%"), "%zzJ+\u{fffd}%");
     }
 
     #[test]

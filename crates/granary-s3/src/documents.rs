@@ -1,5 +1,6 @@
 //! XML documents on their way in and out: claims that s3s does not check, and error documents made whole.
 
+use granary_types::hex;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -61,7 +62,7 @@ pub(crate) struct Checked<B> {
     seen_bytes: u64,
     md5: Option<(Md5, [u8; 16])>,
     checksum: Option<(ChecksumHasher, Checksum)>,
-    sha256: Option<(ChecksumHasher, Vec<u8>)>,
+    sha256: Option<(ChecksumHasher, [u8; 32])>,
 }
 
 impl<B> Checked<B> {
@@ -73,7 +74,7 @@ impl<B> Checked<B> {
         let claims = if is_about_object { None } else { Some(checksums::claims(&parts.headers, None, None)?) };
         let (md5, checksum) = claims.map_or((None, None), |claims| (claims.md5, claims.checksum));
         let announced = parts.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
-        let sha256 = parts.headers.get(CONTENT_SHA256).and_then(|value| from_hex(value.as_bytes()));
+        let sha256 = parts.headers.get(CONTENT_SHA256).and_then(hex::decode_array);
         Ok(Self {
             body,
             trace,
@@ -105,7 +106,7 @@ impl<B> Checked<B> {
     fn check(&mut self) -> Result<(), S3Error> {
         let bad = |code: S3ErrorCode, message: String| Err(S3Error::with_message(code, message));
         if let Some((hasher, claimed)) = self.sha256.take()
-            && hasher.finish().value != claimed
+            && hasher.finish().value[..] != claimed
         {
             let message = "The provided 'x-amz-content-sha256' header does not match what was computed.";
             return Err(bad_request("XAmzContentSHA256Mismatch", message));
@@ -129,10 +130,17 @@ impl<B> Checked<B> {
     }
 }
 
-fn from_hex(text: &[u8]) -> Option<Vec<u8>> {
-    let nibble = |b: u8| char::from(b).to_digit(16);
-    (text.len() == 64).then_some(())?;
-    text.chunks_exact(2).map(|pair| u8::try_from(nibble(pair[0])? * 16 + nibble(pair[1])?).ok()).collect()
+/// Why a body ended before its end: [`crate::rechunk`]'s words, else the client is gone.
+fn broken(error: &StdError) -> S3Error {
+    let text = error.to_string();
+    if text.ends_with("SignatureMismatch") {
+        S3Error::new(S3ErrorCode::SignatureDoesNotMatch)
+    } else if text.ends_with("ChecksumMismatch") {
+        let message = "The checksum behind the body did not match what we received, or did not come.";
+        S3Error::with_message(S3ErrorCode::BadDigest, message)
+    } else {
+        S3Error::new(S3ErrorCode::IncompleteBody)
+    }
 }
 
 impl<B> Body for Checked<B>
@@ -149,7 +157,7 @@ where
                 Some(bytes) => self.take_in(bytes).map(|()| Some(frame)),
                 None => Ok(Some(frame)),
             },
-            Some(Err(_)) => Err(S3Error::new(S3ErrorCode::IncompleteBody)),
+            Some(Err(error)) => Err(broken(&error.into())),
             None => self.check().map(|()| None),
         };
         match checked {

@@ -363,6 +363,9 @@ fn refused(refusal: &Refusal) -> Answer {
             Answer::custom(403, "QuotaExceeded", "The bucket's quota is used up: delete objects, or have it raised.")
         }
         Refusal::InvalidState(why) => Answer::new(409, Code::InvalidBucketState, *why),
+        Refusal::BlockGone => {
+            Answer::busy("A block that the write shares with an object was removed meanwhile. Please send it again.")
+        }
         Refusal::Stale => Answer::internal(),
         Refusal::Protected(why) => Answer::new(403, Code::AccessDenied, format!("Access Denied: {why}.")),
         Refusal::InvalidWriteOffset { .. } => Answer::custom(

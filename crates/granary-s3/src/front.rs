@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use granary_access::Decision;
 use granary_access::identity::account_id;
+use granary_access::policy::Key;
 use granary_meta::command::Refusal;
 use granary_meta::records::BucketRecord;
+use granary_store::ai::AiError;
 use granary_store::{ObjectStore, StoreError};
 use granary_types::BucketName;
 use http::{HeaderMap, Uri};
@@ -21,7 +23,7 @@ use crate::context::Cx;
 use crate::error::Fail;
 use crate::ops::{
     access, acl, bucket, copy, cors, delete, encryption, lifecycle, list, lock, logging, multipart, notification, read,
-    settings, tagging, write,
+    session, settings, tagging, write,
 };
 use crate::service::FrontConfig;
 
@@ -31,6 +33,7 @@ pub struct FrontDoor {
     pub(crate) store: Arc<dyn ObjectStore>,
     pub(crate) region: Arc<str>,
     pub(crate) any_region: bool,
+    pub(crate) open_new_buckets: bool,
     pub(crate) allow_customer_keys: bool,
     pub(crate) gate: Arc<Gate>,
     pub(crate) notify_targets: Arc<HashSet<String>>,
@@ -45,6 +48,7 @@ impl FrontDoor {
             store,
             region: config.region.as_str().into(),
             any_region: config.any_region,
+            open_new_buckets: config.open_new_buckets,
             allow_customer_keys: config.allow_customer_keys,
             gate,
             notify_targets: Arc::new(config.notify_targets.iter().cloned().collect()),
@@ -65,25 +69,36 @@ impl FrontDoor {
         self.gate.ask(&cx.caller, &mut view, action, record, target).await
     }
 
-    /// Whether the caller may list a bucket.
-    pub(crate) fn may_list(&self, cx: &Cx, record: &Arc<BucketRecord>) -> bool {
+    /// Whether a canonical id is an account's here, or one of those that AWS documents.
+    pub(crate) fn is_somebody(&self, id: &str) -> bool {
+        self.gate.iam.has_canonical(id)
+    }
+
+    /// Whether the caller may list a bucket, or of it what begins as `key` does.
+    pub(crate) fn may_list(&self, cx: &Cx, record: &Arc<BucketRecord>, key: Option<&str>) -> bool {
         let (headers, uri) = (HeaderMap::new(), Uri::default());
         let mut view = View::new(&headers, &uri, cx.trace.peer, cx.auth, &self.region, self.gate.iam.now());
+        view.said.extend(key.map(|key| (Key::Prefix, key.to_owned())));
         self.gate.may_list(&cx.caller, &mut view, record)
     }
 
     /// As AWS: who may not list a bucket is not told that a key is not there.
-    fn hide(&self, cx: &Cx, fail: Fail) -> Fail {
+    pub(crate) fn hide(&self, cx: &Cx, fail: Fail) -> Fail {
         let is_missing = matches!(
-            fail,
-            Fail::Store(
+            &fail,
+            Fail::Store(error) | Fail::Ai(AiError::Store(error)) if matches!(
+                error,
                 StoreError::NoSuchKey { .. }
                     | StoreError::NoSuchVersion
                     | StoreError::IsDeleteMarker { .. }
                     | StoreError::Refused(Refusal::NoSuchKey | Refusal::NoSuchVersion)
             )
         );
-        if !is_missing || cx.caller.is_root || cx.trace.bucket().is_none_or(|bucket| self.may_list(cx, bucket)) {
+        let may_list = |bucket: &Arc<BucketRecord>| {
+            // Conditions on a listing's prefix hold where they would for one of the key itself.
+            self.may_list(cx, bucket, None) || cx.trace.key().is_some_and(|key| self.may_list(cx, bucket, Some(key)))
+        };
+        if !is_missing || cx.caller.is_root || cx.trace.bucket().is_none_or(may_list) {
             return fail;
         }
         S3Error::with_message(S3ErrorCode::AccessDenied, "Access Denied").into()
@@ -126,6 +141,8 @@ macro_rules! operations {
 operations! {
     list_buckets: bucket, ListBucketsInput => ListBucketsOutput;
     create_bucket: bucket, CreateBucketInput => CreateBucketOutput;
+    create_session: session, CreateSessionInput => CreateSessionOutput;
+    list_directory_buckets: session, ListDirectoryBucketsInput => ListDirectoryBucketsOutput;
     head_bucket: bucket, HeadBucketInput => HeadBucketOutput;
     get_bucket_location: bucket, GetBucketLocationInput => GetBucketLocationOutput;
     delete_bucket: bucket, DeleteBucketInput => DeleteBucketOutput;
@@ -179,6 +196,33 @@ operations! {
     put_bucket_lifecycle_configuration: lifecycle,
         PutBucketLifecycleConfigurationInput => PutBucketLifecycleConfigurationOutput;
     delete_bucket_lifecycle: lifecycle, DeleteBucketLifecycleInput => DeleteBucketLifecycleOutput;
+    delete_bucket_website: settings, DeleteBucketWebsiteInput => DeleteBucketWebsiteOutput;
+    delete_bucket_replication: settings, DeleteBucketReplicationInput => DeleteBucketReplicationOutput;
+    list_bucket_analytics_configurations: settings,
+        ListBucketAnalyticsConfigurationsInput => ListBucketAnalyticsConfigurationsOutput;
+    get_bucket_analytics_configuration: settings,
+        GetBucketAnalyticsConfigurationInput => GetBucketAnalyticsConfigurationOutput;
+    delete_bucket_analytics_configuration: settings,
+        DeleteBucketAnalyticsConfigurationInput => DeleteBucketAnalyticsConfigurationOutput;
+    list_bucket_inventory_configurations: settings,
+        ListBucketInventoryConfigurationsInput => ListBucketInventoryConfigurationsOutput;
+    get_bucket_inventory_configuration: settings,
+        GetBucketInventoryConfigurationInput => GetBucketInventoryConfigurationOutput;
+    delete_bucket_inventory_configuration: settings,
+        DeleteBucketInventoryConfigurationInput => DeleteBucketInventoryConfigurationOutput;
+    list_bucket_metrics_configurations: settings,
+        ListBucketMetricsConfigurationsInput => ListBucketMetricsConfigurationsOutput;
+    get_bucket_metrics_configuration: settings,
+        GetBucketMetricsConfigurationInput => GetBucketMetricsConfigurationOutput;
+    delete_bucket_metrics_configuration: settings,
+        DeleteBucketMetricsConfigurationInput => DeleteBucketMetricsConfigurationOutput;
+    list_bucket_intelligent_tiering_configurations: settings,
+        ListBucketIntelligentTieringConfigurationsInput => ListBucketIntelligentTieringConfigurationsOutput;
+    get_bucket_intelligent_tiering_configuration: settings,
+        GetBucketIntelligentTieringConfigurationInput => GetBucketIntelligentTieringConfigurationOutput;
+    delete_bucket_intelligent_tiering_configuration: settings,
+        DeleteBucketIntelligentTieringConfigurationInput => DeleteBucketIntelligentTieringConfigurationOutput;
+    get_object_torrent: settings, GetObjectTorrentInput => GetObjectTorrentOutput;
     get_bucket_website: settings, GetBucketWebsiteInput => GetBucketWebsiteOutput;
     get_bucket_replication: settings, GetBucketReplicationInput => GetBucketReplicationOutput;
     get_bucket_encryption: encryption, GetBucketEncryptionInput => GetBucketEncryptionOutput;

@@ -3,10 +3,8 @@
 //! Around s3s it adds request ids, bounds on what is served at once, checks that s3s leaves out, whole error
 //! documents, and one call of the observer per request. It owns no S3 semantics: those are in the operations.
 
-use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +15,7 @@ use granary_store::ObjectStore;
 use granary_store::ai::epoch::Epochs;
 use granary_store::ai::shard::Shards;
 use granary_store::audit::{self, AuditLog, AuditScope};
+use granary_store::meter::{self, Meter};
 use granary_types::BucketName;
 use http::header::{
     CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue, ORIGIN, SERVER,
@@ -24,7 +23,6 @@ use http::header::{
 };
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
-use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt as _, Either};
 use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::service::{S3Service as Inner, S3ServiceBuilder};
@@ -33,18 +31,21 @@ use s3s::{Body, S3Error, S3ErrorCode, StdError};
 use crate::access::Gate;
 use crate::access_log::{AccessLog, Pending};
 use crate::ai::AiRoute;
-use crate::audit::{End, RequestAudit, error_of};
+use crate::audit::{RequestAudit, error_of};
 use crate::auth::{Access, Auth, Domains, NoKeys};
 use crate::context::{Peer, RequestObserver, Trace, operation_index};
 use crate::error::invalid_request;
+use crate::express;
 use crate::front::FrontDoor;
 use crate::guess::Claimed;
 use crate::lenient::Lenient;
+use crate::place::{FrontBody, Place};
 use crate::query::{self, Query};
 use crate::rechunk::Rechunk;
 use crate::routes::Routes;
+use crate::run::{RunId, RunRule};
 use crate::unread::Unread;
-use crate::{convert, cors, documents, late, post, precheck};
+use crate::{checksums, convert, cors, documents, late, post, precheck, sigv2};
 
 /// What the front door can be told.
 #[derive(Clone)]
@@ -54,6 +55,8 @@ pub struct FrontConfig {
     /// Take whatever `LocationConstraint` a client names and keep it as a label, instead of refusing others
     /// than `region`.
     pub any_region: bool,
+    /// New buckets are as they were before April 2023: lists count, nothing is blocked.
+    pub open_new_buckets: bool,
     /// Domains under which `bucket.domain` addresses a bucket. Path style works always.
     pub domains: Vec<String>,
     /// Take requests signed with SigV2, which boto3 still makes when it presigns for a custom endpoint.
@@ -73,6 +76,8 @@ pub struct FrontConfig {
     pub shard_index_bytes: u64,
     /// Where events of requests go. `None`: nowhere (tests of the front door alone).
     pub audit: Option<Arc<AuditLog>>,
+    /// Keys that tell which run a request belongs to, where the request does not say it.
+    pub run_rules: Vec<RunRule>,
     /// ARNs that bucket notifications may name.
     pub notify_targets: Vec<String>,
 }
@@ -82,6 +87,7 @@ impl Default for FrontConfig {
         Self {
             region: "us-east-1".to_owned(),
             any_region: true,
+            open_new_buckets: false,
             domains: Vec::new(),
             allow_sigv2: true,
             allow_customer_keys: true,
@@ -92,6 +98,7 @@ impl Default for FrontConfig {
             host_id: "granary".to_owned(),
             shard_index_bytes: 256 * 1024 * 1024,
             audit: None,
+            run_rules: Vec::new(),
             notify_targets: Vec::new(),
         }
     }
@@ -148,6 +155,8 @@ pub fn service(
         let mut builder = S3ServiceBuilder::new(front.clone());
         let mut limits = S3Config::default();
         limits.xml_max_body_size = config.xml_bytes_max;
+        // Of every SigV4 request, not of presigned URLs alone.
+        limits.presigned_url_max_skew_time_secs = u32::try_from(iam.limits().clock_skew_s).unwrap_or(u32::MAX);
         builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(limits))));
         if !config.domains.is_empty() {
             builder.set_host(Domains::new(&config.domains));
@@ -176,7 +185,7 @@ pub fn service(
         iam: Arc::clone(&iam),
         gate: Arc::clone(&gate),
         region: config.region.as_str().into(),
-        oidc: Verifier::default(),
+        oidc: Verifier::new(iam.limits().token_skew_s),
     };
     // Filled once, here: nobody else has it.
     let _ = proven.set(built(false));
@@ -246,7 +255,7 @@ impl S3Service {
                 (bucket.to_owned(), key)
             }
         };
-        let key = (!key.is_empty()).then(|| convert::form_decode(&key.replace('+', "%2B")).unwrap_or_default());
+        let key = (!key.is_empty()).then(|| convert::path_decode(key).unwrap_or_default());
         self.shared.access_log.begin(parts, Some(&bucket), key)
     }
 
@@ -261,13 +270,15 @@ impl S3Service {
         let (mut parts, body) = request.into_parts();
         precheck::complete(&mut parts);
         let host = parts.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
-        if host.is_none_or(|host| shared.domains.bucket(host).is_none()) {
+        let host_bucket = host.and_then(|host| shared.domains.bucket(host));
+        if host_bucket.is_none() {
             precheck::end_bucket_path(&mut parts);
         }
+        let run = RunId::of(&parts.headers, parts.uri.path(), host_bucket.as_deref(), &shared.config.run_rules);
         let payload = parts.headers.get(CONTENT_SHA256).map(HeaderValue::as_bytes).unwrap_or_default();
         let (is_chunk_signed, is_chunked) =
             (payload.starts_with(b"STREAMING-AWS4-"), payload.starts_with(b"STREAMING-"));
-        let trace = Arc::new(Trace::new(is_chunk_signed, parts.extensions.get::<Peer>().copied()));
+        let trace = Arc::new(Trace::new(is_chunk_signed, parts.extensions.get::<Peer>().copied()).of_run(run));
         let asked_to_send = parts.version <= http::Version::HTTP_11 && parts.headers.contains_key(EXPECT);
         let (is_head, is_post) = (parts.method == Method::HEAD, parts.method == Method::POST);
         let uri = parts.uri.clone();
@@ -284,6 +295,7 @@ impl S3Service {
             status: StatusCode::OK,
             bytes_in_announced: announced_bytes.unwrap_or(0),
             bytes_out: 0,
+            first_byte_micros: None,
             audit: None,
             is_answered: false,
             error: (String::new(), String::new()),
@@ -293,7 +305,9 @@ impl S3Service {
         let mut place = place;
         // Before anything is done for the request: where its event has no room, it is not served.
         let room = match &shared.config.audit {
-            Some(log) => Some(log.room(RequestAudit::is_write(&parts.method)).await),
+            Some(log) => {
+                Some(log.room(RequestAudit::is_write(&parts.method, parts.uri.query().unwrap_or_default())).await)
+            }
             None => None,
         };
         if let (Some(log), Some(Ok(room))) = (&shared.config.audit, room) {
@@ -313,7 +327,8 @@ impl S3Service {
             if before >= shared.config.in_flight_max || is_unheard || !claim.may_try(&shared.query.iam, &trace) {
                 Err(too_busy())
             } else {
-                precheck::check(&parts, shared.config.allow_sigv2)
+                precheck::check(&parts, shared.config.allow_sigv2, shared.query.iam.limits().clock_skew_s)
+                    .and_then(|()| self.check_sigv2(&parts))
             };
         if refused.is_ok() && query::is_meant(&parts) {
             let scope = place.audit.clone();
@@ -323,6 +338,21 @@ impl S3Service {
                 None => work.await,
             };
         }
+        let is_flat = express::is_in_chunks(&parts);
+        let sum = if is_flat { checksums::announced(&parts.headers) } else { Ok(None) };
+        let (refused, sum) = match (refused, sum) {
+            (Ok(()), Err(error)) => (Err(error), None),
+            (refused, sum) => (refused, sum.unwrap_or_default()),
+        };
+        let (refused, resign) = match refused {
+            Ok(()) if is_flat || express::is_meant(&parts) => {
+                match express::translate(&mut parts, &shared.query.iam, &shared.domains, is_flat) {
+                    Ok(resign) => (Ok(()), resign),
+                    Err(error) => (Err(error), None),
+                }
+            }
+            refused => (refused, None),
+        };
         // A client that asked whether it may send has not sent yet.
         let has_sent = !parts.headers.contains_key(EXPECT)
             && (announced_bytes.is_some_and(|n| n > 0) || parts.headers.contains_key(TRANSFER_ENCODING));
@@ -344,8 +374,16 @@ impl S3Service {
             }
             Ok(()) if post::is_form(&parts) => self.post(parts, body, &trace).await.map(Ok),
             Ok(()) => {
-                let body = if is_chunked {
-                    Ok(Body::http_body(Rechunk::new(body, is_chunk_signed)))
+                let body = if is_flat {
+                    let body = Rechunk::flat(body, is_chunk_signed, resign, sum);
+                    if documents::is_document(&parts) {
+                        let bytes_max = shared.config.xml_bytes_max;
+                        documents::Checked::new(&parts, body, Arc::clone(&trace), bytes_max).map(Body::http_body)
+                    } else {
+                        Ok(Body::http_body(body))
+                    }
+                } else if is_chunked {
+                    Ok(Body::http_body(Rechunk::new(body, is_chunk_signed, resign)))
                 } else if documents::is_document(&parts) {
                     documents::Checked::new(&parts, body, Arc::clone(&trace), shared.config.xml_bytes_max)
                         .map(Body::http_body)
@@ -362,6 +400,7 @@ impl S3Service {
                     }
                     Ok(body) => {
                         let call = shared.inner.call(Request::from_parts(parts, body));
+                        let call = meter::scoped(Arc::clone(&trace) as Arc<dyn Meter>, call);
                         Ok(match &place.audit {
                             Some(audit) => audit::scoped(Arc::clone(audit) as Arc<dyn AuditScope>, call).await,
                             None => call.await,
@@ -412,6 +451,12 @@ impl S3Service {
         BucketName::new(&name).ok()
     }
 
+    fn check_sigv2(&self, parts: &Parts) -> Result<(), S3Error> {
+        let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
+        let bucket = host.and_then(|host| self.shared.domains.bucket(host));
+        sigv2::check(parts, bucket.as_deref(), |access_key| self.shared.query.iam.secret(access_key))
+    }
+
     /// What a page of another origin may see of the answer.
     fn cors(&self, parts: &http::request::Parts) -> Option<http::HeaderMap> {
         if parts.method == Method::OPTIONS || !parts.headers.contains_key(ORIGIN) {
@@ -446,6 +491,7 @@ impl S3Service {
             inner,
             bucket: bucket.as_str(),
             allow_sigv2: shared.config.allow_sigv2,
+            skew_s: iam.limits().clock_skew_s,
             secret: |access_key: &str| iam.secret(access_key).ok_or_else(crate::auth::unknown_key),
             prove: |put: &mut Request<Body>, signer: post::Signer<'_>| access.prove_form(put, &signer),
         };
@@ -487,12 +533,18 @@ impl S3Service {
         claim.note(&self.shared.query.iam, trace, &answer);
         let (mut parts, body) = answer.into_parts();
         place.is_answered = true;
+        if parts.status.as_u16() >= 400
+            && place.audit.is_some()
+            && let Some(document) = body.bytes()
+        {
+            place.error = error_of(&document);
+        }
         if let Ok(id) = HeaderValue::from_str(&trace.id) {
             parts.headers.insert(REQUEST_ID, id);
         }
         parts.headers.insert(SERVER, HeaderValue::from_static("Granary"));
         place.status = parts.status;
-        Response::from_parts(parts, FrontBody { body, place })
+        Response::from_parts(parts, FrontBody::new(body, place))
     }
 
     /// Serves a copy, whose answer may begin before its end.
@@ -504,8 +556,9 @@ impl S3Service {
         audit: Option<Arc<RequestAudit>>,
     ) -> Result<Response<Body>, s3s::HttpError> {
         let inner = self.shared.inner.clone();
+        let measured = Arc::clone(trace) as Arc<dyn Meter>;
         let call = Box::pin(async move {
-            let call = inner.call(request);
+            let call = meter::scoped(measured, inner.call(request));
             match audit {
                 Some(audit) => audit::scoped(audit as Arc<dyn AuditScope>, call).await,
                 None => call.await,
@@ -589,7 +642,7 @@ impl S3Service {
                 request_id = %trace.id, op = trace.operation(), status = parts.status.as_u16(), resource, "refused"
             );
         }
-        Response::from_parts(parts, FrontBody { body, place })
+        Response::from_parts(parts, FrontBody::new(body, place))
     }
 }
 
@@ -637,77 +690,6 @@ fn plain_error(error: S3Error) -> Response<Body> {
         *answer.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         answer
     })
-}
-
-/// A request's place among those in flight; given up when its answer is sent or dropped.
-struct Place {
-    in_flight: Arc<AtomicUsize>,
-    observer: Option<Arc<dyn RequestObserver>>,
-    trace: Arc<Trace>,
-    status: StatusCode,
-    bytes_in_announced: u64,
-    bytes_out: u64,
-    audit: Option<Arc<RequestAudit>>,
-    /// An answer was made; else the client went away before.
-    is_answered: bool,
-    error: (String, String),
-    line: Option<Box<Pending>>,
-    host_id: Arc<str>,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
-        // XML documents are counted as announced, payload as it came.
-        let bytes_in = match self.trace.bytes_in() {
-            0 => self.bytes_in_announced,
-            counted => counted,
-        };
-        if let Some(audit) = self.audit.take() {
-            let (code, message) = match self.is_answered {
-                true => std::mem::take(&mut self.error),
-                false => ("ClientDisconnected".to_owned(), String::new()),
-            };
-            let status = if self.is_answered { self.status.as_u16() } else { 499 };
-            audit.end(End { status, code, message, bytes_in, bytes_out: self.bytes_out });
-        }
-        if let Some(line) = self.line.take() {
-            line.end(&self.trace, self.status, bytes_in, self.bytes_out, &self.host_id);
-        }
-        if let Some(observer) = &self.observer {
-            let micros = u64::try_from(self.trace.started.elapsed().as_micros()).unwrap_or(u64::MAX);
-            observer.done(self.trace.operation(), self.status.as_u16(), bytes_in, self.bytes_out, micros);
-        }
-    }
-}
-
-/// The body of an answer. An error in it means that hyper cuts the connection.
-pub struct FrontBody {
-    body: Body,
-    place: Place,
-}
-
-impl http_body::Body for FrontBody {
-    type Data = Bytes;
-    type Error = StdError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
-        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame
-            && let Some(bytes) = frame.data_ref()
-        {
-            self.place.bytes_out += bytes.len() as u64;
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }
 
 /// SigV2 where it is switched off.

@@ -12,6 +12,8 @@ use granary_types::{
 
 pub use granary_crypto::{CustomerKey, Secret32};
 
+use crate::ai::AiError;
+use crate::ai::warm::{CacheAct, Warmed};
 use crate::error::StoreError;
 
 /// The result of store calls.
@@ -461,6 +463,18 @@ pub trait ObjectStore: Send + Sync + 'static {
     /// How long a day of lifecycle rules is.
     fn lifecycle_day(&self) -> std::time::Duration {
         std::time::Duration::from_secs(86_400)
+    }
+
+    /// Warms, pins or evicts everything under a prefix in the read cache.
+    fn tend_cache<'a>(
+        &'a self,
+        bucket: &'a BucketName,
+        prefix: &'a str,
+        act: CacheAct,
+    ) -> BoxFuture<'a, std::result::Result<Warmed, AiError>> {
+        let _ = (bucket, prefix, act);
+        let why = AiError::Invalid("this store has no read cache".to_owned());
+        Box::pin(std::future::ready(Err(why)))
     }
 
     /// Writes an object.

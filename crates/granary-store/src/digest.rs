@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use granary_meta::records::EtagMode;
+use granary_types::hex;
 use granary_types::md5::Md5;
 use granary_types::{Checksum, ChecksumAlgorithm, ChecksumHasher, PartId};
 
@@ -105,7 +106,7 @@ impl Digested {
     pub(crate) fn object_etag(&self, mode: EtagMode, part: PartId) -> String {
         match (mode, self.md5) {
             (EtagMode::Md5, _) if self.hidden => part.to_string(),
-            (EtagMode::Md5, Some(md5)) => hex(&md5),
+            (EtagMode::Md5, Some(md5)) => hex::encode(md5),
             _ => format!("{part}-1"),
         }
     }
@@ -113,19 +114,10 @@ impl Digested {
     /// The ETag of a part.
     pub(crate) fn part_etag(&self, mode: EtagMode, part: PartId) -> String {
         match (mode, self.md5) {
-            (EtagMode::Md5, Some(md5)) if !self.hidden => hex(&md5),
+            (EtagMode::Md5, Some(md5)) if !self.hidden => hex::encode(md5),
             _ => part.to_string(),
         }
     }
-}
-
-/// Lower-case hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

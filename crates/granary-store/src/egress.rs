@@ -8,16 +8,18 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream;
 use granary_crypto::{BucketKeys, ChunkCipher};
-use granary_meta::records::{PartPlace, PartRecord};
-use granary_stripe::{ChunkStream, PartLayout, SealedRun};
+use granary_meta::records::{BlockUse, PartPlace, PartRecord};
+use granary_stripe::{ChunkStream, PartLayout, SealedRun, StripeError};
 use granary_types::limits::TAG_BYTES;
-use granary_types::{BucketId, ByteRange, PartLocation};
+use granary_types::{BucketId, ByteRange, PartId, PartLocation, WrappedKey};
 
 use crate::active::ActiveGuard;
 use crate::api::{BodyOut, Result};
 use crate::cache::{Admit, GROUP_CHUNKS};
+use crate::dedup::ReadingGuard;
 use crate::error::StoreError;
-use crate::inner::{Inner, from_crypto, from_stripe};
+use crate::inner::{Inner, from_crypto, from_meta, from_stripe};
+use crate::meter::{self, Meter, waiting};
 use crate::sse::OpenLock;
 use crate::stats::StoreStats;
 
@@ -27,8 +29,17 @@ pub(crate) struct Piece {
     pub(crate) range: ByteRange,
     /// The sealed chunk of an inline part.
     pub(crate) inline: Option<Bytes>,
-    /// Keeps the reaper away from a part on drives.
-    pub(crate) guard: Option<ActiveGuard>,
+    /// Keeps the reaper away from what is on drives.
+    pub(crate) guard: Option<Kept>,
+}
+
+/// What keeps the reaper away; held, never looked at.
+#[allow(dead_code)]
+pub(crate) enum Kept {
+    /// From one part.
+    Part(ActiveGuard),
+    /// From all blocks that were in use when the read began.
+    Blocks(ReadingGuard),
 }
 
 /// A part being read: chunks that are in memory from there, runs of those that are not from drives.
@@ -39,7 +50,21 @@ struct Reading {
     end: u64,
     /// The run that is being read from drives, which ends before this chunk.
     stream: Option<(ChunkStream, u64)>,
-    _guard: Option<ActiveGuard>,
+    /// The run's first piece, where it came before it was asked for.
+    first: Option<Option<Run>>,
+    _guard: Option<Kept>,
+}
+
+type Run = std::result::Result<SealedRun, StripeError>;
+
+/// A part made of shared blocks, being read: what is still to come of it.
+struct Blocks {
+    blocks: std::vec::IntoIter<BlockUse>,
+    /// Where the next of them begins in the part.
+    start: u64,
+    /// What is wanted of the part.
+    range: ByteRange,
+    _guard: Option<Kept>,
 }
 
 /// Chunks that are looked up ahead to see how far a run goes that has to be read.
@@ -63,8 +88,13 @@ struct Egress {
     admit: Admit,
     pieces: VecDeque<Piece>,
     reading: Option<Reading>,
+    /// Blocks that follow the one that is being read.
+    blocks: Option<Blocks>,
+    /// The next of them, already being read.
+    ahead: Option<Reading>,
     ready: VecDeque<Bytes>,
     left_bytes: u64,
+    meter: Option<Arc<dyn Meter>>,
 }
 
 /// The pieces' bytes, in order. The first frame is read before this returns, so that a part that cannot be
@@ -82,7 +112,10 @@ pub(crate) async fn body(
     let left_bytes = pieces.iter().map(|piece| piece.range.len()).sum();
     let inner = Arc::clone(inner);
     let ready = VecDeque::new();
-    let mut egress = Egress { inner, key, lock, bucket, admit, pieces, reading: None, ready, left_bytes };
+    let meter = meter::current();
+    let (reading, blocks, ahead) = (None, None, None);
+    let mut egress =
+        Egress { inner, key, lock, bucket, admit, pieces, reading, blocks, ahead, ready, left_bytes, meter };
     let Some(first) = egress.next().await? else { return Ok(stream::empty().boxed()) };
     if egress.left_bytes == 0 {
         return Ok(stream::once(std::future::ready(Ok(first))).boxed());
@@ -103,8 +136,17 @@ impl Egress {
                 return Ok(Some(frame));
             }
             if let Some(reading) = &mut self.reading {
-                if !reading.go_on(&self.inner, &mut self.ready).await? {
-                    self.reading = None;
+                if !reading.go_on(&self.inner, &mut self.ready, self.ahead.as_mut(), self.meter.as_ref()).await? {
+                    self.reading = self.ahead.take();
+                    self.ahead = self.next_block()?;
+                }
+                continue;
+            }
+            if self.blocks.is_some() {
+                self.reading = self.next_block()?;
+                self.ahead = self.next_block()?;
+                if self.reading.is_none() {
+                    self.blocks = None;
                 }
                 continue;
             }
@@ -123,33 +165,105 @@ impl Egress {
         if range.is_empty() {
             return Ok(());
         }
-        let data_key = self.key.unwrap_data_key(&part.key, part.id, &self.lock.lock()).map_err(from_crypto)?;
-        let cipher = ChunkCipher::new(&data_key, part.id);
-        match &part.place {
+        match part.place {
             PartPlace::Inline => {
                 let sealed = inline.ok_or(StoreError::NoSuchKey { delete_marker: None })?;
+                let cipher = self.cipher(part.id, &part.key)?;
                 self.ready.push_back(open_inline(&cipher, &part, sealed, range)?);
             }
             PartPlace::Drives(placement) => {
-                let layout = PartLayout::new(part.payload_bytes, placement.scheme).map_err(from_stripe)?;
-                let location =
-                    PartLocation { part: part.id, payload_bytes: part.payload_bytes, placement: placement.clone() };
-                let chunks = layout.chunks_of(range.start..range.end);
-                let opener = Opener { location, layout, cipher, range, bucket: self.bucket, admit: self.admit };
-                let (next, end) = (chunks.start, chunks.end);
-                self.reading = Some(Reading { opener, next, end, stream: None, _guard: guard });
+                let location = PartLocation { part: part.id, payload_bytes: part.payload_bytes, placement };
+                self.reading = Some(self.reading(location, &part.key, range, guard)?);
+            }
+            PartPlace::Shared(shared) => {
+                self.blocks = Some(Blocks { blocks: shared.blocks.into_iter(), start: 0, range, _guard: guard });
             }
         }
         Ok(())
     }
+
+    fn cipher(&self, part: PartId, key: &WrappedKey) -> Result<ChunkCipher> {
+        let data_key = self.key.unwrap_data_key(key, part, &self.lock.lock()).map_err(from_crypto)?;
+        Ok(ChunkCipher::new(&data_key, part))
+    }
+
+    fn reading(
+        &self,
+        location: PartLocation,
+        key: &WrappedKey,
+        range: ByteRange,
+        guard: Option<Kept>,
+    ) -> Result<Reading> {
+        let cipher = self.cipher(location.part, key)?;
+        let layout = PartLayout::new(location.payload_bytes, location.placement.scheme).map_err(from_stripe)?;
+        let chunks = layout.chunks_of(range.start..range.end);
+        let opener = Opener { location, layout, cipher, range, bucket: self.bucket, admit: self.admit };
+        let (next, end) = (chunks.start, chunks.end);
+        Ok(Reading { opener, next, end, stream: None, first: None, _guard: guard })
+    }
+
+    /// Begins to read the next block that is wanted of the part made of blocks; `None` where there is none.
+    fn next_block(&mut self) -> Result<Option<Reading>> {
+        let Some(blocks) = &mut self.blocks else { return Ok(None) };
+        let (used, range) = loop {
+            let Some(used) = blocks.blocks.next() else { return Ok(None) };
+            let start = blocks.start;
+            blocks.start += used.payload_bytes;
+            let from = blocks.range.start.max(start);
+            let to = blocks.range.end.min(blocks.start);
+            if from < to {
+                break (used, ByteRange { start: from - start, end: to - start });
+            }
+            if start >= blocks.range.end {
+                return Ok(None);
+            }
+        };
+        let part = used.block;
+        let block = self.inner.index()?.block(part).map_err(from_meta)?;
+        let block = block.filter(|block| block.bucket == self.bucket && block.payload_bytes == used.payload_bytes);
+        let Some(block) = block else {
+            return Err(StoreError::Corrupt(format!("block {part} of the object is not what its part says")));
+        };
+        let location = PartLocation { part, payload_bytes: used.payload_bytes, placement: block.placement };
+        let mut reading = self.reading(location, &block.key, range, None)?;
+        // What is in memory needs no drive.
+        if !self.inner.cache.has(part, reading.next) {
+            reading.open_run(&self.inner)?;
+        }
+        Ok(Some(reading))
+    }
 }
 
 impl Reading {
-    /// Queues some more bytes; `false` at the end.
-    async fn go_on(&mut self, inner: &Inner, ready: &mut VecDeque<Bytes>) -> Result<bool> {
+    /// Queues some more bytes; `false` at the end. While it waits for its drives, those of `ahead` work too.
+    async fn go_on(
+        &mut self,
+        inner: &Inner,
+        ready: &mut VecDeque<Bytes>,
+        mut ahead: Option<&mut Self>,
+        meter: Option<&Arc<dyn Meter>>,
+    ) -> Result<bool> {
         if let Some((stream, until)) = &mut self.stream {
-            match stream.next().await {
-                Some(run) => self.opener.open_run(inner, run.map_err(from_stripe)?, ready).await?,
+            let run = match self.first.take() {
+                Some(run) => run,
+                None => {
+                    let next = std::future::poll_fn(|cx| {
+                        if let Some(ahead) = &mut ahead {
+                            ahead.poll_first(cx);
+                        }
+                        stream.poll_next_unpin(cx)
+                    });
+                    waiting(meter, next).await
+                }
+            };
+            match run {
+                Some(run) => {
+                    let run = run.map_err(from_stripe)?;
+                    if let Some(meter) = meter {
+                        meter.chunks(0, run.chunks as u64);
+                    }
+                    self.opener.open_run(inner, run, ready).await?;
+                }
                 None => {
                     self.next = *until;
                     self.stream = None;
@@ -163,9 +277,28 @@ impl Reading {
         let part = self.opener.location.part;
         if let Some(chunk) = inner.cache.get(self.opener.bucket, part, self.next) {
             self.opener.queue(self.next, &chunk, ready)?;
+            if let Some(meter) = meter {
+                meter.chunks(1, 0);
+            }
             self.next += 1;
             return Ok(true);
         }
+        self.open_run(inner)?;
+        Ok(true)
+    }
+
+    /// Lets the drives work for the first piece of the run, without taking it.
+    fn poll_first(&mut self, cx: &mut std::task::Context<'_>) {
+        if let (Some((stream, _)), None) = (&mut self.stream, &self.first)
+            && let std::task::Poll::Ready(run) = stream.poll_next_unpin(cx)
+        {
+            self.first = Some(run);
+        }
+    }
+
+    /// Opens the run of chunks that have to be read from drives, from the next one on.
+    fn open_run(&mut self, inner: &Inner) -> Result<()> {
+        let part = self.opener.location.part;
         let mut until = self.next + 1;
         if inner.cache.is_on() {
             let most = self.end.min(self.next + LOOK_AHEAD_CHUNKS);
@@ -181,7 +314,7 @@ impl Reading {
         }
         let stream = inner.stripes.read_chunks(&self.opener.location, self.next..until).map_err(from_stripe)?;
         self.stream = Some((stream, until));
-        Ok(true)
+        Ok(())
     }
 }
 

@@ -140,6 +140,7 @@ impl StoreError {
                 | Refusal::Precondition(_)
                 | Refusal::WriteOnce
                 | Refusal::Stale => ErrorKind::Conflict,
+                Refusal::BlockGone => ErrorKind::Unavailable,
                 _ => ErrorKind::Invalid,
             },
             Self::NoSuchBucket

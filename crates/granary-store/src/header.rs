@@ -2,7 +2,7 @@
 //! the index from the drives alone, has to go by. Format: `docs/format/shard-meta.md`.
 
 use bytes::Bytes;
-use granary_meta::records::Attributes;
+use granary_meta::records::{Attributes, BlockName};
 use granary_types::{BucketId, BucketName, Checksum, ObjectKey, PartId, Timestamp, UploadId, WrappedKey};
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +32,18 @@ pub(crate) enum PartOf {
         manifest: UploadId,
         /// Which part of it, from 1.
         number: u16,
+    },
+    /// A block that parts of the bucket share.
+    Block {
+        /// Its name there.
+        name: BlockName,
+    },
+    /// The recipe of a part made of shared blocks: what is on drives is not the part's bytes but the list of its blocks.
+    Recipe {
+        /// What the part is of.
+        of: Box<PartOf>,
+        /// Bytes of the recipe; the header's `payload_bytes` are the part's.
+        recipe_bytes: u64,
     },
 }
 

@@ -8,23 +8,26 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use granary_crypto::{ChunkCipher, CustomerKey, DataKey};
 use granary_meta::records::{Attributes, BucketRecord, EtagMode, PartPlace, PartRecord, Sse};
-use granary_types::limits::{BLOCK_BYTES, PART_BYTES_MAX, TAG_BYTES};
+use granary_types::limits::{AUDIT_SPACE_SHARE, BLOCK_BYTES, PART_BYTES_MAX, TAG_BYTES};
+use granary_types::names::AUDIT_BUCKET;
 use granary_types::{ObjectKey, PartId, Placement, Scheme};
 
 use crate::active::ActiveGuard;
 use crate::api::{BodyIn, Claims, Result};
+use crate::dedup::{self, Shared, SharedSpec};
 use crate::digest::{Digested, Digests};
 use crate::error::StoreError;
 use crate::header::{PartOf, ShardMeta};
 use crate::inner::{INGEST_UNIT_BYTES, Inner, from_stripe};
+use crate::meter::{self, waiting};
 use crate::stats::StoreStats;
 
-/// A body that has become a part. The guard keeps the orphan sweep away until the part's command is applied.
+/// A body that has become a part. The guards keep the orphan sweep and the reaper away until the part's command is applied.
 pub(crate) struct Ingested {
     pub(crate) part: PartRecord,
     pub(crate) inline: Option<Bytes>,
     pub(crate) digested: Digested,
-    pub(crate) _guard: ActiveGuard,
+    pub(crate) _guards: Vec<ActiveGuard>,
 }
 
 /// What a body is for.
@@ -51,8 +54,10 @@ impl Inner {
         if size_bytes > PART_BYTES_MAX {
             return Err(StoreError::EntityTooLarge { size_bytes, max_bytes: PART_BYTES_MAX });
         }
+        // What is left for the trail is nobody else's: writes are refused before events cannot be sealed.
+        let share = if spec.bucket.name.as_str() == AUDIT_BUCKET { 0 } else { AUDIT_SPACE_SHARE };
         let id = PartId::random();
-        let guard = self.active.enter(id);
+        let mut guards = vec![self.active.enter(id)];
         let bucket_keys = self.bucket_keys(spec.bucket).await?;
         let sse = &spec.attributes.sse;
         let lock = self.open_lock(sse, spec.customer_key).await?;
@@ -69,7 +74,7 @@ impl Inner {
             key: spec.key.clone(),
             etag: match spec.of {
                 PartOf::Object => digested.object_etag(spec.etag, id),
-                PartOf::Upload { .. } | PartOf::Append { .. } => digested.part_etag(spec.etag, id),
+                _ => digested.part_etag(spec.etag, id),
             },
             of: spec.of.clone(),
             payload_bytes: size_bytes,
@@ -85,14 +90,30 @@ impl Inner {
             let is_upload = matches!(spec.of, PartOf::Upload { .. });
             (PartPlace::Inline, is_upload.then(Bytes::new), digested)
         } else if size_bytes <= self.options.inline_bytes_max as u64 {
+            // It will lie in the log and in the index, which are on the same drives. How many of these are there is theirs to judge.
+            let room = self.stripes.check_room(size_bytes, self.scheme(spec.bucket, size_bytes), share);
+            if let Err(full @ granary_stripe::StripeError::Full { .. }) = room {
+                return Err(from_stripe(full));
+            }
             let (sealed, digested) = ingest_inline(&cipher, size_bytes, digests, claims, &mut body).await?;
             StoreStats::add(&self.stats.inline_parts, 1);
             (PartPlace::Inline, Some(sealed), digested)
+        } else if let Some(limits) = dedup::limits_for(spec.bucket, sse, size_bytes) {
+            let (bucket, keys, cipher) = (spec.bucket, &bucket_keys, &cipher);
+            let meta = |digested: &Digested, recipe_bytes| ShardMeta {
+                of: PartOf::Recipe { of: Box::new(spec.of.clone()), recipe_bytes },
+                ..meta(digested)
+            };
+            let shared = SharedSpec { bucket, keys, id, cipher, limits, size_bytes };
+            let Shared { place, digested, guards: more } =
+                self.ingest_shared(shared, digests, claims, &mut body, meta).await?;
+            guards.extend(more);
+            (PartPlace::Shared(Box::new(place)), None, digested)
         } else {
             let scheme = self.scheme(spec.bucket, size_bytes);
             let _memory = self.reserve_memory(scheme, size_bytes).await?;
             let (placement, digested) =
-                self.ingest_drives(id, scheme, &cipher, size_bytes, digests, claims, &mut body, meta).await?;
+                self.ingest_drives(id, scheme, share, &cipher, size_bytes, digests, claims, &mut body, meta).await?;
             StoreStats::add(&self.stats.drive_parts, 1);
             if !placement.is_whole() {
                 self.heal.degraded_write.store(true, std::sync::atomic::Ordering::Release);
@@ -103,14 +124,19 @@ impl Inner {
         let etag = digested.part_etag(spec.etag, id);
         let checksum = Some(digested.checksum.clone());
         let part = PartRecord { id, payload_bytes: size_bytes, key: wrapped, place, etag, checksum, created };
-        Ok(Ingested { part, inline, digested, _guard: guard })
+        Ok(Ingested { part, inline, digested, _guards: guards })
     }
 
     /// Waits for the memory that this body's stripes in flight will hold.
     async fn reserve_memory(&self, scheme: Scheme, size_bytes: u64) -> Result<tokio::sync::OwnedSemaphorePermit> {
         let stripe_bytes = (scheme.width() * BLOCK_BYTES) as u64;
         let whole = size_bytes.saturating_mul(scheme.width() as u64) / u64::from(scheme.k);
-        let wanted = whole.min(stripe_bytes * 3).div_ceil(INGEST_UNIT_BYTES);
+        self.reserve_bytes(whole.min(stripe_bytes * 3)).await
+    }
+
+    /// Waits for so much of the memory that bodies may hold together, or for all of it.
+    pub(crate) async fn reserve_bytes(&self, bytes: u64) -> Result<tokio::sync::OwnedSemaphorePermit> {
+        let wanted = bytes.div_ceil(INGEST_UNIT_BYTES);
         let total = (self.options.ingest_memory_bytes / INGEST_UNIT_BYTES).max(1);
         let units = u32::try_from(wanted.min(total)).unwrap_or(u32::MAX);
         let acquire = std::sync::Arc::clone(&self.ingest_memory).acquire_many_owned(units);
@@ -126,6 +152,7 @@ impl Inner {
         &self,
         id: PartId,
         scheme: Scheme,
+        share: u64,
         cipher: &ChunkCipher,
         size_bytes: u64,
         mut digests: Digests,
@@ -133,7 +160,9 @@ impl Inner {
         body: &mut BodyIn,
         meta: impl FnOnce(&Digested) -> ShardMeta,
     ) -> Result<(Placement, Digested)> {
-        let mut writer = self.stripes.begin(id, size_bytes, scheme).await.map_err(from_stripe)?;
+        let meter = meter::current();
+        let begin = self.stripes.begin_leaving(id, size_bytes, scheme, share);
+        let mut writer = waiting(meter.as_ref(), begin).await.map_err(from_stripe)?;
         let chunks = writer.layout().chunks();
         let mut chunk = 0u64;
         let mut filled = 0usize;
@@ -156,7 +185,7 @@ impl Inner {
                 frame = later;
                 if filled == room {
                     cipher.seal(chunk, slot);
-                    writer.advance().await.map_err(from_stripe)?;
+                    waiting(meter.as_ref(), writer.advance()).await.map_err(from_stripe)?;
                     chunk += 1;
                     filled = 0;
                     room = if chunk < chunks { writer.layout().chunk(chunk).payload_bytes } else { 0 };
@@ -168,7 +197,7 @@ impl Inner {
         }
         let digested = digests.finish(claims).await?;
         let sealed_meta = meta(&digested).seal(self)?;
-        let placement = writer.commit(sealed_meta).await.map_err(from_stripe)?;
+        let placement = waiting(meter.as_ref(), writer.commit(sealed_meta)).await.map_err(from_stripe)?;
         Ok((placement, digested))
     }
 }

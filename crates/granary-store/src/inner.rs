@@ -19,10 +19,12 @@ use crate::active::ActiveParts;
 use crate::api::Result;
 use crate::audit::{self, AuditOptions};
 use crate::cache::ChunkCache;
+use crate::dedup::Readers;
 use crate::error::StoreError;
 use crate::heal::HealState;
 use crate::keys::SharedShelf;
 use crate::md5_farm::Md5Farm;
+use crate::meter::{self, waiting};
 use crate::sse::SseError;
 use crate::stats::StoreStats;
 
@@ -57,6 +59,8 @@ pub struct StoreOptions {
     pub key_cache: Duration,
     /// Memory for opened chunks; 0: none are kept.
     pub cache_bytes: u64,
+    /// Between two rounds over buckets with rules about checkpoints and caches.
+    pub keeper_interval: Duration,
     /// The audit trail.
     pub audit: AuditOptions,
     /// How long a day of lifecycle rules is: shorter than a day in tests only.
@@ -80,6 +84,7 @@ impl Default for StoreOptions {
             sweep_interval: Duration::from_secs(1800),
             key_cache: Duration::from_secs(300),
             cache_bytes: 0,
+            keeper_interval: Duration::from_secs(60),
             audit: AuditOptions::default(),
             lifecycle_day: Duration::from_secs(86_400),
         }
@@ -98,6 +103,8 @@ pub(crate) struct Inner {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) options: StoreOptions,
     pub(crate) active: Arc<ActiveParts>,
+    /// Reads of parts made of shared blocks.
+    pub(crate) readers: Arc<Readers>,
     pub(crate) stats: Arc<StoreStats>,
     pub(crate) ingest_memory: Arc<Semaphore>,
     pub(crate) md5_farm: Md5Farm,
@@ -146,6 +153,7 @@ impl Inner {
             clock,
             options,
             active: Arc::default(),
+            readers: Arc::default(),
             stats: Arc::default(),
             ingest_memory: Arc::new(Semaphore::new(units)),
             md5_farm: Md5Farm::start(),
@@ -207,7 +215,8 @@ impl Inner {
         let scope = audit::current();
         let event = audit::event_of(scope.as_ref(), &command, &*self.index()?, &self.options.region, self.clock.now());
         let has_event = event.is_some();
-        let outcome = self.meta.propose_audited(self.with_origin(command), event).await.map_err(from_meta)?;
+        let proposed = self.meta.propose_audited(self.with_origin(command), event);
+        let outcome = waiting(meter::current().as_ref(), proposed).await.map_err(from_meta)?;
         if let Some(scope) = scope.filter(|_| has_event) {
             scope.written(!matches!(outcome, Outcome::Refused(_)));
         }

@@ -1,14 +1,13 @@
 //! MD5 of bodies on their way in: beside the request, and of up to eight bodies at once.
 //!
 //! A body hands its frames over as they come (shared, not copied) and goes on; a thread takes the frames of as many bodies as wait,
-//! a lane each ([`granary_types::md5`]). With one body the thread works as one stream does; under load, when several wait, the
-//! CPU time of each is a fraction of that. A body that is far ahead of the thread waits for it, so that at
-//! most [`WAITING_BYTES_MAX`] of it lie here.
+//! a lane each ([`granary_types::md5`]). With one body the thread works as one stream does; with several the CPU time of each is a
+//! fraction of that, if the lanes are full: so the thread waits until every open body (up to eight) has frames here, or one is far
+//! ahead or at its end. A body that is further ahead waits for the thread, so that at most [`WAITING_BYTES_MAX`] of it lie here.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use granary_types::md5::{BLOCK_BYTES, Chain, LANES, Md5, START, compress_lanes};
@@ -21,8 +20,8 @@ pub(crate) const WAITING_BYTES_MAX: usize = 2 * 1024 * 1024;
 const BATCH_BYTES: usize = 128 * 1024;
 /// Lanes go this far before those that wait are looked at again.
 const SLICE_BYTES: usize = 64 * 1024;
-/// How long to wait for other bodies' frames while lanes are free.
-const GATHER: Duration = Duration::from_micros(200);
+/// With this much of a body waiting, the others are not waited for.
+const URGENT_BYTES: usize = WAITING_BYTES_MAX / 2;
 /// A full set of lanes digests about as much as eight cores can bring in.
 const CORES_PER_THREAD: usize = 8;
 
@@ -62,6 +61,12 @@ struct StreamState {
     /// `None` while it is in a lane.
     md5: Option<Md5>,
     finish: Option<oneshot::Sender<[u8; 16]>>,
+}
+
+impl StreamState {
+    fn is_urgent(&self) -> bool {
+        self.finish.is_some() || self.waiting_bytes >= URGENT_BYTES
+    }
 }
 
 /// One body's MD5.
@@ -141,9 +146,15 @@ impl Md5Stream {
         state.waiting.extend(self.batch.drain(..));
         state.waiting_bytes += std::mem::take(&mut self.batch_bytes);
         state.finish = finish;
-        if !std::mem::replace(&mut state.is_queued, true) {
-            drop(state);
-            self.shard.state.lock().ready.push_back(Arc::clone(&self.stream));
+        let is_new = !std::mem::replace(&mut state.is_queued, true);
+        let is_urgent = state.is_urgent();
+        drop(state);
+        if is_new || is_urgent {
+            // Under the lock: the thread looks at all streams and then waits without letting go of it.
+            let mut shard = self.shard.state.lock();
+            if is_new {
+                shard.ready.push_back(Arc::clone(&self.stream));
+            }
             self.shard.wake.notify_one();
         }
     }
@@ -169,12 +180,14 @@ struct Lane {
     stream: Arc<Stream>,
     md5: Md5,
     frames: VecDeque<Bytes>,
+    /// Bytes digested that its stream has not been told of.
+    taken_bytes: usize,
 }
 
 impl Lane {
     fn enter(stream: Arc<Stream>) -> Option<Self> {
         let md5 = stream.state.lock().md5.take()?;
-        Some(Self { stream, md5, frames: VecDeque::new() })
+        Some(Self { stream, md5, frames: VecDeque::new(), taken_bytes: 0 })
     }
 
     /// Whether whole blocks are at hand, at the border of a block; takes what lies before. `false`: the lane is over,
@@ -185,6 +198,7 @@ impl Lane {
                 let before = frame.len();
                 let left = self.md5.fill(frame).len();
                 bytes::Buf::advance(frame, before - left);
+                self.taken_bytes += before - left;
                 if frame.len() >= BLOCK_BYTES {
                     return true;
                 }
@@ -194,6 +208,7 @@ impl Lane {
             }
             let mut state = self.stream.state.lock();
             if state.waiting.is_empty() {
+                state.waiting_bytes = 0;
                 let md5 = std::mem::take(&mut self.md5);
                 match state.finish.take() {
                     // Nobody waits for it any more, perhaps.
@@ -203,13 +218,21 @@ impl Lane {
                         state.is_queued = false;
                     }
                 }
+                drop(state);
+                self.stream.room.notify_waiters();
                 return false;
             }
             self.frames.append(&mut state.waiting);
-            state.waiting_bytes = 0;
-            drop(state);
-            self.stream.room.notify_waiters();
         }
+    }
+
+    /// What was digested makes room for more.
+    fn make_room(&mut self) {
+        let bytes = std::mem::take(&mut self.taken_bytes);
+        let mut state = self.stream.state.lock();
+        state.waiting_bytes = state.waiting_bytes.saturating_sub(bytes);
+        drop(state);
+        self.stream.room.notify_waiters();
     }
 
     fn whole_bytes(&self) -> usize {
@@ -223,6 +246,7 @@ fn advance(lanes: &mut [Lane], bytes: usize) {
         if let Some(frame) = lane.frames.front_mut() {
             lane.md5.update(&frame[..bytes]);
             bytes::Buf::advance(frame, bytes);
+            lane.taken_bytes += bytes;
         }
         return;
     }
@@ -239,6 +263,7 @@ fn advance(lanes: &mut [Lane], bytes: usize) {
     }
     for (lane, chain) in lanes.iter_mut().zip(chains) {
         lane.md5.take_blocks(bytes, |own| *own = chain);
+        lane.taken_bytes += bytes;
         if let Some(frame) = lane.frames.front_mut() {
             bytes::Buf::advance(frame, bytes);
         }
@@ -247,8 +272,6 @@ fn advance(lanes: &mut [Lane], bytes: usize) {
 
 fn run(shard: &Shard) {
     let mut lanes: Vec<Lane> = Vec::with_capacity(LANES);
-    // Waiting for company is worth it once for each stream that comes.
-    let mut may_gather = true;
     loop {
         {
             let mut state = shard.state.lock();
@@ -257,28 +280,30 @@ fn run(shard: &Shard) {
                     && let Some(stream) = state.ready.pop_front()
                 {
                     lanes.extend(Lane::enter(stream));
-                    may_gather = true;
                 }
-                if lanes.is_empty() {
-                    if state.closed && state.open == 0 {
-                        return;
-                    }
-                    shard.wake.wait(&mut state);
-                } else if may_gather && lanes.len() < LANES.min(state.open) {
-                    may_gather = !shard.wake.wait_for(&mut state, GATHER).timed_out();
-                } else {
+                if lanes.is_empty() && state.closed && state.open == 0 {
+                    return;
+                }
+                let is_full = !lanes.is_empty() && lanes.len() >= LANES.min(state.open);
+                if is_full || lanes.iter().any(|lane| lane.stream.state.lock().is_urgent()) {
                     break;
                 }
+                shard.wake.wait(&mut state);
             }
         }
+        let count = lanes.len();
         let mut done = 0;
         while done < SLICE_BYTES {
             lanes.retain_mut(Lane::is_ready);
+            if lanes.len() < count {
+                break;
+            }
             let Some(bytes) = lanes.iter().map(Lane::whole_bytes).min() else { break };
             let bytes = bytes.min(SLICE_BYTES - done);
             advance(&mut lanes, bytes);
             done += bytes;
         }
+        lanes.iter_mut().for_each(Lane::make_room);
     }
 }
 

@@ -18,7 +18,7 @@ use crate::api::{
 };
 use crate::cache::Admit;
 use crate::condition::{check_copy_source, check_read, etag_matches};
-use crate::egress::{self, Piece};
+use crate::egress::{self, Kept, Piece};
 use crate::error::StoreError;
 use crate::header::PartOf;
 use crate::ingest::IngestSpec;
@@ -261,7 +261,11 @@ impl Inner {
                 Ok(Piece { part, range, inline, guard: None })
             }
             PartPlace::Drives(_) => {
-                let guard = Some(self.active.enter(part.id));
+                let guard = Some(Kept::Part(self.active.enter(part.id)));
+                Ok(Piece { part, range, inline: None, guard })
+            }
+            PartPlace::Shared(_) => {
+                let guard = Some(Kept::Blocks(self.readers.enter(self.clock.now())));
                 Ok(Piece { part, range, inline: None, guard })
             }
         }

@@ -2,7 +2,8 @@
 //! crash left.
 //!
 //! Guarantees: a shard is freed only on evidence. Garbage has been declared so by a command in the log, has rested for the
-//! quarantine, and has no reader. An orphan has no `part_refs` entry, no writer, is older than the grace period,
+//! quarantine, and has no reader. A shared block is declared garbage only after it has had no use for the quarantine, and no
+//! read that began before it lost the last one goes on. An orphan has no `part_refs` entry, no writer, is older than the grace period,
 //! *and* was an orphan already in the sweep before; and sweeps are off while the index is not known to be complete.
 
 use std::collections::HashSet;
@@ -31,8 +32,29 @@ pub(crate) struct Sweep {
 }
 
 impl Inner {
+    /// Makes shared blocks garbage that have had no use for the quarantine, that nobody is about to use and no read may still
+    /// want. Returns how many.
+    async fn retire_blocks(&self) -> Result<usize> {
+        let now = self.clock.now();
+        let rested = u64::try_from(self.options.garbage_quarantine.as_micros()).unwrap_or(u64::MAX);
+        let oldest_reader = self.readers.oldest();
+        let mut blocks = self.index()?.idle_blocks(REAP_PARTS_MAX).map_err(from_meta)?;
+        blocks.retain(|(block, since)| {
+            since.0.saturating_add(rested) <= now.0
+                && oldest_reader.is_none_or(|oldest| *since < oldest)
+                && !self.active.contains(*block)
+        });
+        let retired = blocks.len();
+        if retired > 0 {
+            self.propose(Command::RetireBlocks { blocks }).await?;
+            StoreStats::add(&self.stats.retired_blocks, retired as u64);
+        }
+        Ok(retired)
+    }
+
     /// Frees garbage that has rested. Returns how many parts were freed.
     pub(crate) async fn reap(&self) -> Result<usize> {
+        self.retire_blocks().await?;
         let now = self.clock.now();
         let rested = u64::try_from(self.options.garbage_quarantine.as_micros()).unwrap_or(u64::MAX);
         let mut done = Vec::new();

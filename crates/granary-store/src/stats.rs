@@ -13,12 +13,20 @@ pub struct StoreStats {
     pub inline_parts: AtomicU64,
     /// Parts written to drives.
     pub drive_parts: AtomicU64,
+    /// Parts cut into shared blocks.
+    pub shared_parts: AtomicU64,
+    /// Plaintext bytes of blocks that had to be written.
+    pub blocks_written_bytes: AtomicU64,
+    /// Plaintext bytes of blocks that were there already.
+    pub blocks_found_bytes: AtomicU64,
     /// Chunks whose tag did not match and that were rebuilt from other shards.
     pub rebuilt_chunks: AtomicU64,
     /// Chunks that could not be rebuilt.
     pub lost_chunks: AtomicU64,
     /// Garbage parts freed.
     pub reaped_parts: AtomicU64,
+    /// Shared blocks that nothing used any more, made garbage.
+    pub retired_blocks: AtomicU64,
     /// Orphan shards freed.
     pub orphan_shards: AtomicU64,
     /// Parts repaired.

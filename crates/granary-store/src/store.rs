@@ -11,6 +11,8 @@ use granary_meta::records::{BucketRecord, UploadRecord};
 use granary_stripe::StripeStore;
 use granary_types::{BucketName, Clock, ObjectKey, UploadId, VersionId};
 
+use crate::ai::AiError;
+use crate::ai::warm::{CacheAct, Warmed};
 use crate::api::{
     AppendRequest, BodyOut, CompleteRequest, CopyRequest, CopyResponse, CopySource, CreateBucketRequest,
     CreateUploadRequest, CustomerKey, DeleteRequest, DeleteResponse, GetRequest, ListPage, ListPartsPage, ListRequest,
@@ -145,6 +147,22 @@ impl Store {
         let bucket = self.inner.bucket(name)?;
         let usage = self.inner.index()?.usage(bucket.id);
         Ok((bucket, usage))
+    }
+
+    /// What the buckets hold that share blocks, or once did.
+    ///
+    /// # Errors
+    /// The index's.
+    pub fn block_usage(&self) -> Result<Vec<(BucketName, granary_meta::BlockUsage)>> {
+        let index = self.inner.index()?;
+        let mut all = Vec::new();
+        for bucket in index.list_buckets() {
+            let usage = index.block_usage(bucket.id).map_err(crate::inner::from_meta)?;
+            if usage != granary_meta::BlockUsage::default() || bucket.documents.contains_key(crate::dedup::DEDUP) {
+                all.push((bucket.name.clone(), usage));
+            }
+        }
+        Ok(all)
     }
 
     /// One round of lifecycle, now (or the rest of one that was interrupted).
@@ -291,5 +309,14 @@ impl ObjectStore for Store {
         request: &'a ListUploadsRequest,
     ) -> BoxFuture<'a, Result<ListUploadsPage>> {
         std::future::ready(self.inner.list_uploads(bucket, request)).boxed()
+    }
+
+    fn tend_cache<'a>(
+        &'a self,
+        bucket: &'a BucketName,
+        prefix: &'a str,
+        act: CacheAct,
+    ) -> BoxFuture<'a, std::result::Result<Warmed, AiError>> {
+        self.tend(bucket, prefix, act).boxed()
     }
 }

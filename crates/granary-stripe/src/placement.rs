@@ -23,6 +23,13 @@ pub struct Candidate {
 }
 
 impl Candidate {
+    /// With one part in `share` of its space taken for used.
+    pub(crate) fn leaving(mut self, share: u64) -> Self {
+        let left = self.space.total_bytes.checked_div(share).unwrap_or(0);
+        self.space.free_bytes = self.space.free_bytes.saturating_sub(left);
+        self
+    }
+
     fn fits(&self, shard_bytes: u64) -> bool {
         self.space.free_bytes >= shard_bytes.saturating_add(SHARD_OVERHEAD_BYTES)
     }
@@ -40,24 +47,9 @@ pub fn choose(
     shard_bytes: u64,
     part: PartId,
 ) -> Result<Vec<(DriveNo, bool)>> {
-    let (width, quorum) = (scheme.width(), scheme.write_quorum());
-    if candidates.len() < width {
-        return Err(StripeError::Unavailable { what: "placing a part", have: candidates.len(), need: width });
-    }
-    let seed = seed_of(part);
+    check_room(candidates, scheme, shard_bytes)?;
+    let (width, seed) = (scheme.width(), seed_of(part));
     let usable = |c: &&Candidate| c.health.writable() && c.fits(shard_bytes);
-    let writable = candidates.iter().filter(usable).count();
-    if writable < quorum {
-        let full = candidates
-            .iter()
-            .filter(|c| c.health == DriveHealth::Full || (c.health.writable() && !c.fits(shard_bytes)))
-            .count();
-        return Err(if writable + full >= quorum {
-            StripeError::Full { have: writable, need: quorum, shard_bytes }
-        } else {
-            StripeError::Unavailable { what: "placing a part", have: writable, need: quorum }
-        });
-    }
     // Weighted sampling without replacement (Efraimidis and Spirakis, 2006): the smallest -ln(u)/w win.
     let mut scored: Vec<(bool, f64, DriveNo)> = candidates
         .iter()
@@ -77,6 +69,31 @@ pub fn choose(
         scored.swap(at, (state % (at as u64 + 1)) as usize);
     }
     Ok(scored.into_iter().map(|(up, _, no)| (no, up)).collect())
+}
+
+/// Whether enough drives have room for a shard of that size.
+///
+/// # Errors
+/// As [`choose`].
+pub fn check_room(candidates: &[Candidate], scheme: Scheme, shard_bytes: u64) -> Result<()> {
+    let (width, quorum) = (scheme.width(), scheme.write_quorum());
+    if candidates.len() < width {
+        return Err(StripeError::Unavailable { what: "placing a part", have: candidates.len(), need: width });
+    }
+    let usable = |c: &&Candidate| c.health.writable() && c.fits(shard_bytes);
+    let writable = candidates.iter().filter(usable).count();
+    if writable >= quorum {
+        return Ok(());
+    }
+    let full = candidates
+        .iter()
+        .filter(|c| c.health == DriveHealth::Full || (c.health.writable() && !c.fits(shard_bytes)))
+        .count();
+    Err(if writable + full >= quorum {
+        StripeError::Full { have: writable, need: quorum, shard_bytes }
+    } else {
+        StripeError::Unavailable { what: "placing a part", have: writable, need: quorum }
+    })
 }
 
 fn seed_of(part: PartId) -> u64 {
@@ -178,6 +195,17 @@ mod tests {
         // Without parity all shards are needed; too few drives in all is never enough.
         assert!(choose(&online(3), Scheme { k: 4, m: 0 }, 4096, part(1)).is_err());
         assert!(choose(&online(5), scheme, 4096, part(1)).is_err());
+    }
+
+    #[test]
+    fn a_share_that_is_left_is_not_room() {
+        let scheme = Scheme { k: 2, m: 1 };
+        let drives = || (0..3).map(|no| drive(no, DriveHealth::Online, GIB / 16));
+        let leaving = |share| drives().map(|drive| drive.leaving(share)).collect::<Vec<_>>();
+        assert!(check_room(&leaving(0), scheme, 1 << 20).is_ok());
+        assert!(check_room(&leaving(1_000), scheme, 1 << 20).is_ok());
+        assert!(matches!(check_room(&leaving(64), scheme, 1 << 20), Err(StripeError::Full { .. })));
+        assert!(matches!(choose(&leaving(64), scheme, 1 << 20, part(1)), Err(StripeError::Full { .. })));
     }
 
     #[test]

@@ -188,7 +188,7 @@ impl StripeStore {
     fn emptiest(&self, target: &Target, suits: impl Fn(DriveNo) -> bool) -> Option<DriveNo> {
         let shard_bytes = target.layout.shard_bytes();
         self.inner
-            .candidates()
+            .candidates(0)
             .into_iter()
             .filter(|c| c.health.writable() && c.space.free_bytes > shard_bytes && suits(c.no))
             .max_by_key(|c| c.space.free_bytes)

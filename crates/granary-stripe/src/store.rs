@@ -132,12 +132,12 @@ impl Inner {
         self.codecs.get(scheme)
     }
 
-    /// All drives as placement sees them.
-    pub(crate) fn candidates(&self) -> Vec<Candidate> {
+    /// All drives as placement sees them, where one part in `share` of their space is left alone.
+    pub(crate) fn candidates(&self, share: u64) -> Vec<Candidate> {
         self.drives
             .all()
             .iter()
-            .map(|d| Candidate { no: d.no(), health: d.store().health(), space: d.store().space() })
+            .map(|d| Candidate { no: d.no(), health: d.store().health(), space: d.store().space() }.leaving(share))
             .collect()
     }
 

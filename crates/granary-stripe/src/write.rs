@@ -22,7 +22,7 @@ use granary_types::{DriveNo, PartId, Placement, Scheme, ShardId};
 use crate::codec::Codec;
 use crate::error::{Result, StripeError};
 use crate::layout::{PartLayout, StripePlace};
-use crate::placement::choose;
+use crate::placement::{check_room, choose};
 use crate::stats::count;
 use crate::store::{Inner, StripeStore};
 
@@ -37,7 +37,29 @@ impl StripeStore {
     /// [`StripeError::Unavailable`] or [`StripeError::Full`] without a write quorum,
     /// [`StripeError::Invalid`] for an empty or overlong part.
     pub async fn begin(&self, part: PartId, payload_bytes: u64, scheme: Scheme) -> Result<PartWriter> {
-        PartWriter::begin(Arc::clone(&self.inner), part, payload_bytes, scheme).await
+        self.begin_leaving(part, payload_bytes, scheme, 0).await
+    }
+
+    /// [`StripeStore::begin`] that leaves one part in `share` of each drive's space alone; 0: nothing.
+    ///
+    /// # Errors
+    /// As [`StripeStore::begin`].
+    pub async fn begin_leaving(
+        &self,
+        part: PartId,
+        payload_bytes: u64,
+        scheme: Scheme,
+        share: u64,
+    ) -> Result<PartWriter> {
+        PartWriter::begin(Arc::clone(&self.inner), part, payload_bytes, scheme, share).await
+    }
+
+    /// Whether so many bytes could be placed on each of enough drives, leaving that share alone: for what is written beside shards.
+    ///
+    /// # Errors
+    /// [`StripeError::Full`], [`StripeError::Unavailable`].
+    pub fn check_room(&self, bytes: u64, scheme: Scheme, share: u64) -> Result<()> {
+        check_room(&self.inner.candidates(share), scheme, bytes)
     }
 }
 
@@ -65,6 +87,36 @@ pub struct PartWriter {
     failed: Option<StripeError>,
 }
 
+/// A part that is durable and that nobody knows of yet. Dropped like that, it will never be named by a command: its shards are
+/// freed.
+struct Unclaimed {
+    inner: Arc<Inner>,
+    part: PartId,
+    placement: Placement,
+    is_claimed: bool,
+}
+
+impl Unclaimed {
+    fn claim(mut self) -> Placement {
+        self.is_claimed = true;
+        self.placement.clone()
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        // Without a runtime the node is ending, and the sweep frees them.
+        if let (false, Ok(runtime)) = (self.is_claimed, tokio::runtime::Handle::try_current()) {
+            let (inner, part, drives) =
+                (Arc::clone(&self.inner), self.part, std::mem::take(&mut self.placement.drives));
+            runtime.spawn(async move {
+                free_shards(&inner, part, &drives).await;
+                count(&inner.stats.parts_aborted, 1);
+            });
+        }
+    }
+}
+
 /// An append that ended.
 struct Appended {
     stripe: u64,
@@ -73,12 +125,12 @@ struct Appended {
 }
 
 impl PartWriter {
-    async fn begin(inner: Arc<Inner>, part: PartId, payload_bytes: u64, scheme: Scheme) -> Result<Self> {
+    async fn begin(inner: Arc<Inner>, part: PartId, payload_bytes: u64, scheme: Scheme, share: u64) -> Result<Self> {
         let layout = PartLayout::new(payload_bytes, scheme)?;
         if layout.chunks() == 0 {
             return Err(StripeError::Invalid("an empty part has no shards".into()));
         }
-        let (drives, shards) = create_shards(&inner, part, &layout).await?;
+        let (drives, shards) = create_shards(&inner, part, &layout, share).await?;
         let codec = inner.codec(scheme);
         let place = layout.stripe(0);
         let mut writer = Self {
@@ -187,13 +239,14 @@ impl PartWriter {
         let (done, result) = tokio::sync::oneshot::channel();
         tokio::spawn(async move {
             let committed = commit_shards(&inner, part, scheme, drives, shards, sealed_meta).await;
-            // Nobody waits any more: the part will never be named by a command.
-            if let Err(Ok(placement)) = done.send(committed) {
-                free_shards(&inner, part, &placement.drives).await;
-                count(&inner.stats.parts_aborted, 1);
-            }
+            // Comes back where nobody waits any more, and is dropped with the channel where somebody stopped waiting since.
+            let _unclaimed =
+                done.send(committed.map(|placement| Unclaimed { inner, part, placement, is_claimed: false }));
         });
-        result.await.unwrap_or_else(|_| Err(StripeError::Invalid("the runtime is shutting down".into())))
+        match result.await {
+            Ok(committed) => committed.map(Unclaimed::claim),
+            Err(_) => Err(StripeError::Invalid("the runtime is shutting down".into())),
+        }
     }
 
     fn check(&self) -> Result<()> {
@@ -326,9 +379,9 @@ type Shards = Vec<Option<Box<dyn ShardWriter>>>;
 
 /// Chooses drives and creates the shards; a drive that refuses is replaced by another as long as there is
 /// one, then marked missing as long as a quorum stays.
-async fn create_shards(inner: &Inner, part: PartId, layout: &PartLayout) -> Result<(Vec<DriveNo>, Shards)> {
+async fn create_shards(inner: &Inner, part: PartId, layout: &PartLayout, share: u64) -> Result<(Vec<DriveNo>, Shards)> {
     let (scheme, shard_bytes) = (layout.scheme(), layout.shard_bytes());
-    let candidates = inner.candidates();
+    let candidates = inner.candidates(share);
     let chosen = choose(&candidates, scheme, shard_bytes, part)?;
     let mut drives: Vec<DriveNo> = chosen.iter().map(|(no, _)| *no).collect();
     let mut spares: Vec<DriveNo> =

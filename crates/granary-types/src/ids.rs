@@ -1,5 +1,6 @@
 //! Identifiers. All are opaque fixed-size values; their text form is lower-case hex.
 
+use crate::hex;
 use std::fmt;
 use std::str::FromStr;
 
@@ -51,17 +52,7 @@ macro_rules! id128 {
 
             fn from_str(text: &str) -> Result<Self, ParseIdError> {
                 let error = || ParseIdError { what: $what, digits: 32, text: text.chars().take(80).collect() };
-                let bytes = text.as_bytes();
-                if bytes.len() != 32 {
-                    return Err(error());
-                }
-                let mut id = [0u8; 16];
-                for (byte, pair) in id.iter_mut().zip(bytes.chunks_exact(2)) {
-                    let nibble = |c: u8| (c as char).to_digit(16);
-                    let (Some(high), Some(low)) = (nibble(pair[0]), nibble(pair[1])) else { return Err(error()) };
-                    *byte = (high * 16 + low) as u8;
-                }
-                Ok(Self(id))
+                hex::decode_array(text).map(Self).ok_or_else(error)
             }
         }
     };

@@ -5,8 +5,10 @@
 
 pub mod audit;
 pub mod checksum;
+pub mod date;
 pub mod error;
 pub mod frame;
+pub mod hex;
 pub mod ids;
 pub mod keys;
 pub mod limits;

@@ -57,6 +57,9 @@ pub const OBJECT_TAGS_MAX: usize = 10;
 /// S3: buckets an account may own by default quota is 10,000; we keep the number as the limit.
 pub const BUCKETS_COUNT_MAX: usize = 10_000;
 
+/// One part in so many of each drive's space is the audit trail's alone: what clients write is refused before it is touched, so that
+/// events can be sealed on drives that are full.
+pub const AUDIT_SPACE_SHARE: u64 = 64;
 /// Days that the audit trail is kept at least, whatever anybody asks for.
 pub const AUDIT_KEEP_DAYS_MIN: u64 = 180;
 

@@ -4,6 +4,9 @@
 //! eight lanes of a 256-bit register take about as long as one. [`compress_lanes`] does that; who gathers
 //! the streams is not decided here. MD5 proves nothing against an adversary; S3's ETags are made of it.
 
+use std::num::Wrapping;
+use std::ops::{Add, BitAnd, BitOr, BitXor, Not};
+
 use wide::u32x8;
 
 /// Streams that [`compress_lanes`] takes at once.
@@ -86,44 +89,21 @@ const SINES: [u32; 64] = [
 ];
 
 /// What the rounds do with words: one, or a register of them.
-trait Word: Copy {
+trait Word:
+    Copy + Add<Output = Self> + BitAnd<Output = Self> + BitOr<Output = Self> + BitXor<Output = Self> + Not<Output = Self>
+{
     fn splat(word: u32) -> Self;
-    fn add(self, other: Self) -> Self;
-    fn and(self, other: Self) -> Self;
-    fn or(self, other: Self) -> Self;
-    fn xor(self, other: Self) -> Self;
-    fn not(self) -> Self;
     fn rotate<const N: u32>(self) -> Self;
 }
 
-impl Word for u32 {
+impl Word for Wrapping<u32> {
     #[inline(always)]
     fn splat(word: u32) -> Self {
-        word
-    }
-    #[inline(always)]
-    fn add(self, other: Self) -> Self {
-        self.wrapping_add(other)
-    }
-    #[inline(always)]
-    fn and(self, other: Self) -> Self {
-        self & other
-    }
-    #[inline(always)]
-    fn or(self, other: Self) -> Self {
-        self | other
-    }
-    #[inline(always)]
-    fn xor(self, other: Self) -> Self {
-        self ^ other
-    }
-    #[inline(always)]
-    fn not(self) -> Self {
-        !self
+        Self(word)
     }
     #[inline(always)]
     fn rotate<const N: u32>(self) -> Self {
-        self.rotate_left(N)
+        Self(self.0.rotate_left(N))
     }
 }
 
@@ -131,26 +111,6 @@ impl Word for u32x8 {
     #[inline(always)]
     fn splat(word: u32) -> Self {
         Self::splat(word)
-    }
-    #[inline(always)]
-    fn add(self, other: Self) -> Self {
-        self + other
-    }
-    #[inline(always)]
-    fn and(self, other: Self) -> Self {
-        self & other
-    }
-    #[inline(always)]
-    fn or(self, other: Self) -> Self {
-        self | other
-    }
-    #[inline(always)]
-    fn xor(self, other: Self) -> Self {
-        self ^ other
-    }
-    #[inline(always)]
-    fn not(self) -> Self {
-        !self
     }
     #[inline(always)]
     fn rotate<const N: u32>(self) -> Self {
@@ -162,7 +122,7 @@ impl Word for u32x8 {
 #[inline(always)]
 fn step<W: Word, const N: u32>(a: W, b: W, f: W, word: W, sine: u32) -> W {
     // What does not depend on the step before comes first.
-    a.add(word.add(W::splat(sine))).add(f).rotate::<N>().add(b)
+    (a + (word + W::splat(sine)) + f).rotate::<N>() + b
 }
 
 /// Four steps with the same function and word stride.
@@ -180,11 +140,11 @@ macro_rules! four {
 #[inline(always)]
 fn rounds<W: Word>(chain: [W; 4], words: &[W; 16]) -> [W; 4] {
     let [mut a, mut b, mut c, mut d] = chain;
-    let f = |x: W, y: W, z: W| z.xor(x.and(y.xor(z)));
+    let f = |x: W, y: W, z: W| z ^ (x & (y ^ z));
     // The halves share no bits, so that adding them is the same as or-ing.
-    let g = |x: W, y: W, z: W| y.and(z.not()).add(x.and(z));
-    let h = |x: W, y: W, z: W| x.xor(y.xor(z));
-    let i = |x: W, y: W, z: W| y.xor(x.or(z.not()));
+    let g = |x: W, y: W, z: W| (y & !z) + (x & z);
+    let h = |x: W, y: W, z: W| x ^ (y ^ z);
+    let i = |x: W, y: W, z: W| y ^ (x | !z);
     four!(W, f, a b c d, words, 0, [0, 1, 2, 3], [7, 12, 17, 22]);
     four!(W, f, a b c d, words, 4, [4, 5, 6, 7], [7, 12, 17, 22]);
     four!(W, f, a b c d, words, 8, [8, 9, 10, 11], [7, 12, 17, 22]);
@@ -201,7 +161,7 @@ fn rounds<W: Word>(chain: [W; 4], words: &[W; 16]) -> [W; 4] {
     four!(W, i, a b c d, words, 52, [12, 3, 10, 1], [6, 10, 15, 21]);
     four!(W, i, a b c d, words, 56, [8, 15, 6, 13], [6, 10, 15, 21]);
     four!(W, i, a b c d, words, 60, [4, 11, 2, 9], [6, 10, 15, 21]);
-    [chain[0].add(a), chain[1].add(b), chain[2].add(c), chain[3].add(d)]
+    [chain[0] + a, chain[1] + b, chain[2] + c, chain[3] + d]
 }
 
 fn word(bytes: &[u8], index: usize) -> u32 {
@@ -216,8 +176,8 @@ fn word(bytes: &[u8], index: usize) -> u32 {
 pub fn compress(chain: &mut Chain, blocks: &[u8]) {
     assert!(blocks.len().is_multiple_of(BLOCK_BYTES), "whole blocks");
     for block in blocks.chunks_exact(BLOCK_BYTES) {
-        let words: [u32; 16] = std::array::from_fn(|index| word(block, index));
-        *chain = rounds(*chain, &words);
+        let words: [Wrapping<u32>; 16] = std::array::from_fn(|index| Wrapping(word(block, index)));
+        *chain = rounds(chain.map(Wrapping), &words).map(|word| word.0);
     }
 }
 

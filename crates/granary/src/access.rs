@@ -11,6 +11,7 @@ use granary_types::SystemClock;
 use tokio::task::JoinHandle;
 
 use crate::fetch::HttpFetch;
+use crate::settings::Settings;
 
 /// How often it is written down when keys were last used.
 const LAST_USED_EVERY: Duration = Duration::from_secs(60);
@@ -33,11 +34,12 @@ impl Records for NodeRecords {
 ///
 /// # Errors
 /// [`IamError`] when it cannot be read.
-pub(crate) fn open(node: &Node, keys: &RootKeys, owner: Owner) -> Result<Iam, IamError> {
+pub(crate) fn open(node: &Node, keys: &RootKeys, owner: Owner, settings: &Settings) -> Result<Iam, IamError> {
     let records = Arc::new(NodeRecords(node.system_records()));
     let key = node.derive_key(KEY_LABEL);
-    let iam = Iam::open(records, &key, Arc::new(SystemClock), &keys.access_key, keys.secret.clone(), owner)?;
-    iam.set_fetch(Arc::new(HttpFetch::default()));
+    let iam = Iam::open(records, &key, Arc::new(SystemClock), &keys.access_key, keys.secret.clone(), owner)?
+        .with_limits(settings.limits());
+    iam.set_fetch(Arc::new(HttpFetch::new(settings.identity.oidc_ca_file.clone())));
     Ok(iam)
 }
 

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use granary_bench::checkpoint::CheckpointArgs;
+use granary_bench::training::TrainingArgs;
 use granary_types::Scheme;
 
 use crate::audit::cli::AuditCommand;
@@ -55,6 +57,8 @@ pub(crate) enum Command {
     /// Say where data lies, and narrow where it may
     #[command(subcommand)]
     Residency(ResidencyCommand),
+    /// Show what each training run asks of a running node, and what it waits for
+    Top(TopArgs),
     /// Exit 0 if a node serves, 1 if not (for health checks)
     Health(HealthArgs),
     /// The last resort, on a stopped node: rebuild a lost index from the drives alone
@@ -71,8 +75,20 @@ pub(crate) enum Command {
     /// Make buckets with fitting settings
     #[command(subcommand)]
     Preset(PresetCommand),
+    /// Measure any S3 endpoint as a training job would see it
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// Print every setting with its default and what it means
     Config,
+}
+
+/// `granary bench ...`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Emulate accelerators that train, and say how many stay busy
+    Training(TrainingArgs),
+    /// Save and restore checkpoints, and say for how long accelerators stand still
+    Checkpoint(CheckpointArgs),
 }
 
 /// `granary dev`.
@@ -160,6 +176,26 @@ pub(crate) struct StatusArgs {
     /// As JSON
     #[arg(long)]
     pub(crate) json: bool,
+    /// Which node.
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+}
+
+/// `granary top`.
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// Show one table and end
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// As JSON, one object for each interval
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Seconds that each table is about
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
+    pub(crate) interval: f64,
+    /// Rows at most
+    #[arg(long, value_name = "N", default_value_t = 30)]
+    pub(crate) rows: usize,
     /// Which node.
     #[command(flatten)]
     pub(crate) node: NodeArgs,

@@ -175,7 +175,7 @@ pub(crate) struct ApplyArgs {
     /// Put in front of the buckets' names: PROJECT-raw and so on
     #[arg(long)]
     pub(crate) project: Option<String>,
-    /// Region that the buckets' bytes are pinned to
+    /// Regions that the buckets' bytes are pinned to, separated by commas, instead of the preset's; one of them must be the node's
     #[arg(long)]
     pub(crate) region: Option<String>,
     /// Mode of object lock, instead of the preset's

@@ -172,7 +172,7 @@ fn offline(manifest: &Path, signature: &Path, public_key: Option<&str>, files: O
     messages.truncate(100);
     Ok(json!({
         "objects": objects, "bytes": bytes, "problems": problems, "messages": messages,
-        "public_key": signed.public_key, "manifest_sha256": granary_store::ai::manifest::hex(&sha256),
+        "public_key": signed.public_key, "manifest_sha256": granary_types::hex::encode(sha256),
     }))
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use granary_access::Iam;
-use granary_s3::{ConfigError, FrontConfig, RequestObserver, S3Service};
+use granary_s3::{ConfigError, FrontConfig, RequestObserver, RunRule, S3Service};
 use granary_store::node::{IoChoice, Node, NodeOptions};
 use granary_store::{AuditOptions, ObjectStore, StoreOptions};
 
@@ -39,6 +39,7 @@ pub(crate) fn options(settings: &Settings) -> NodeOptions {
             garbage_quarantine: Duration::from_millis(store.garbage_quarantine_ms),
             orphan_grace: Duration::from_millis(store.orphan_grace_ms),
             cache_bytes: settings.ai.cache_bytes,
+            keeper_interval: Duration::from_millis(settings.ai.keeper_interval_ms),
             sweep_interval: Duration::from_millis(store.sweep_interval_ms),
             key_cache: Duration::from_millis(settings.keys.cache_ms),
             audit: AuditOptions {
@@ -71,6 +72,7 @@ pub(crate) fn front_door(
     let config = FrontConfig {
         region: settings.node.region.clone(),
         any_region: settings.s3.any_region,
+        open_new_buckets: settings.s3.open_new_buckets,
         domains: settings.s3.domains.clone(),
         allow_sigv2: settings.s3.sigv2,
         allow_customer_keys: !settings.plaintext_beyond_loopback() || settings.s3.customer_keys_in_the_clear,
@@ -79,6 +81,7 @@ pub(crate) fn front_door(
         host_id: node.cluster().to_string(),
         shard_index_bytes: settings.ai.shard_index_bytes,
         audit: Some(node.audit_log()),
+        run_rules: settings.s3.run_rules.iter().filter_map(|rule| RunRule::parse(rule)).collect(),
         notify_targets: settings.notify_targets().arns(&settings.node.region),
         ..FrontConfig::default()
     };

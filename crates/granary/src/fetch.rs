@@ -1,10 +1,10 @@
-//! Fetches documents of identity providers: one GET per connection, over https with the system's certificates, or over
-//! plain http on loopback.
+//! Fetches documents of identity providers: one GET per connection, over https with the system's certificates or those that the
+//! settings name, or over plain http on loopback.
 //!
 //! Guarantees: bounded in time and bytes; no redirects, no proxies; hosts and paths are those that
 //! [`granary_access::oidc::issuer_name`] takes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -27,13 +27,14 @@ const SYSTEM_CERTIFICATES: [&str; 4] = [
 ];
 
 /// The fetcher. TLS is prepared when it is first needed.
-#[derive(Default)]
 pub(crate) struct HttpFetch {
+    /// Certificates to trust instead of the system's.
+    ca_file: Option<PathBuf>,
     tls: OnceLock<Result<TlsConnector, String>>,
 }
 
-fn connector() -> Result<TlsConnector, String> {
-    let path = SYSTEM_CERTIFICATES.iter().map(Path::new).find(|path| path.exists());
+fn connector(ca_file: Option<&Path>) -> Result<TlsConnector, String> {
+    let path = ca_file.or_else(|| SYSTEM_CERTIFICATES.iter().map(Path::new).find(|path| path.exists()));
     let path = path.ok_or("no system certificates were found")?;
     let file = std::fs::File::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let mut roots = rustls::RootCertStore::empty();
@@ -49,6 +50,11 @@ fn connector() -> Result<TlsConnector, String> {
 }
 
 impl HttpFetch {
+    /// One that trusts these certificates, else the system's.
+    pub(crate) fn new(ca_file: Option<PathBuf>) -> Self {
+        Self { ca_file, tls: OnceLock::new() }
+    }
+
     async fn fetch(&self, url: &str) -> Result<Vec<u8>, String> {
         let rest = issuer_name(url).ok_or("is not a URL that is fetched")?;
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
@@ -61,7 +67,7 @@ impl HttpFetch {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let stream = TcpStream::connect((host, port)).await.map_err(|error| error.to_string())?;
         if secure {
-            let tls = self.tls.get_or_init(connector).as_ref().map_err(Clone::clone)?;
+            let tls = self.tls.get_or_init(|| connector(self.ca_file.as_deref())).as_ref().map_err(Clone::clone)?;
             let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
             let stream = tls.connect(name, stream).await.map_err(|error| error.to_string())?;
             exchange(stream, authority, path).await

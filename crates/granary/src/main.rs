@@ -22,10 +22,12 @@ mod notify;
 mod preset;
 mod process;
 mod residency_cli;
+mod runs;
 mod serve;
 mod server;
 mod settings;
 mod startup;
+mod top;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -33,10 +35,14 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use admin::client::ClientError;
-use cli::{Cli, Command, DevArgs, RebuildArgs, ServeArgs};
+use cli::{BenchCommand, Cli, Command, DevArgs, RebuildArgs, ServeArgs};
 use drive_list::{DriveList, DriveListError};
 use serve::{DataDir, ServeError, Start};
 use settings::{Settings, SettingsError};
+
+/// glibc's took an eighth of a small request's time (docs/benchmarks.md).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Drive folders that `granary dev` makes when nothing is said.
 const DEV_DRIVES_DEFAULT: usize = 6;
@@ -58,6 +64,8 @@ enum Failure {
     Client(#[from] ClientError),
     #[error(transparent)]
     Audit(#[from] audit::cli::AuditError),
+    #[error("bench: {0}")]
+    Bench(#[from] granary_bench::target::BenchError),
     #[error(transparent)]
     Residency(#[from] residency_cli::ResidencyError),
 }
@@ -75,12 +83,15 @@ fn main() -> ExitCode {
         Command::Rebuild(args) => rebuild(args).map(|()| true),
         Command::Heal(args) => commands::heal(&args).map_err(Failure::from),
         Command::Status(args) => commands::status(&args).map(|()| true).map_err(Failure::from),
+        Command::Top(args) => top::run(&args).map(|()| true).map_err(Failure::from),
         Command::Audit(command) => audit::cli::run(&command).map_err(Failure::from),
         Command::Residency(command) => residency_cli::run(&command).map_err(Failure::from),
         Command::Health(args) => commands::health(&args).map(|()| true).map_err(Failure::from),
         Command::Checkpoint(command) => commands_ai::checkpoint(&command).map_err(Failure::from),
         Command::Dataset(command) => commands_ai::dataset(&command).map_err(Failure::from),
         Command::Cache(command) => commands_ai::cache(&command).map_err(Failure::from),
+        Command::Bench(BenchCommand::Training(args)) => granary_bench::training::run(&args).map_err(Failure::from),
+        Command::Bench(BenchCommand::Checkpoint(args)) => granary_bench::checkpoint::run(&args).map_err(Failure::from),
         Command::Preset(command) => commands_ai::preset(&command).map_err(Failure::from),
         Command::Config => {
             // A pipe that was closed early (`| head`) is no failure.

@@ -9,17 +9,19 @@ use std::time::Instant;
 
 use granary_drive::api::DriveHealth;
 use granary_drive::stats::{DriveStats, Latency};
-use granary_s3::{AccessLog, RequestObserver};
+use granary_s3::{AccessLog, Ended, RequestObserver};
 use granary_store::ObjectStore as _;
 use granary_store::node::Node;
 use granary_store::node::status::DriveStatus;
 use prometheus::core::Collector;
 use prometheus::proto::{Bucket, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{
-    Encoder as _, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, TextEncoder,
+    CounterVec, Encoder as _, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    TextEncoder,
 };
 
 use crate::notify::Notifier;
+use crate::runs::{Runs, Sums};
 use crate::server::ListenerStats;
 
 /// Upper bounds of the request time histogram, seconds.
@@ -32,6 +34,7 @@ pub(crate) struct Metrics {
     seconds: HistogramVec,
     bytes_in: IntCounter,
     bytes_out: IntCounter,
+    runs: Runs,
     started: Instant,
     listener: OnceLock<Arc<ListenerStats>>,
     notifier: OnceLock<Notifier>,
@@ -39,11 +42,11 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// All at zero.
+    /// All at zero. `runs_max`: runs that are told apart.
     ///
     /// # Errors
     /// [`prometheus::Error`] if two metrics had one name.
-    pub(crate) fn new() -> Result<Self, prometheus::Error> {
+    pub(crate) fn new(runs_max: usize) -> Result<Self, prometheus::Error> {
         Ok(Self {
             requests: IntCounterVec::new(
                 Opts::new("granary_requests_total", "S3 requests answered, by operation and HTTP status class."),
@@ -59,6 +62,7 @@ impl Metrics {
             )?,
             bytes_in: IntCounter::new("granary_request_bytes_total", "Bytes of request bodies.")?,
             bytes_out: IntCounter::new("granary_response_bytes_total", "Bytes of response bodies.")?,
+            runs: Runs::new(runs_max),
             started: Instant::now(),
             listener: OnceLock::new(),
             notifier: OnceLock::new(),
@@ -79,6 +83,15 @@ impl Metrics {
     /// Where counts of access log lines come from.
     pub(crate) fn set_access_log(&self, log: Arc<AccessLog>) {
         assert!(self.access_log.set(log).is_ok(), "the access log is set once");
+    }
+
+    fn now_s(&self) -> u64 {
+        self.started.elapsed().as_secs()
+    }
+
+    /// What each run asked for, as JSON.
+    pub(crate) fn runs(&self) -> serde_json::Value {
+        self.runs.shown(self.now_s())
     }
 
     /// The page in Prometheus' text format.
@@ -109,6 +122,7 @@ impl Metrics {
             let help = "Lines of logged buckets: written to their target, or lost.";
             page.counters("granary_access_log_lines_total", help, ["unit", "event"], &lines)?;
         }
+        page.runs(&self.runs.sums(self.now_s()))?;
         if let Some(node) = node {
             page.node(node, self.notifier.get())?;
         }
@@ -121,7 +135,8 @@ impl Metrics {
 }
 
 impl RequestObserver for Metrics {
-    fn done(&self, op: &'static str, status: u16, bytes_in: u64, bytes_out: u64, micros: u64) {
+    fn done(&self, ended: &Ended<'_>) {
+        let Ended { op, status, bytes_in, bytes_out, micros, .. } = *ended;
         let class = match status {
             100..=199 => "1xx",
             200..=299 => "2xx",
@@ -133,6 +148,7 @@ impl RequestObserver for Metrics {
         self.seconds.with_label_values(&[op]).observe(micros as f64 / 1e6);
         self.bytes_in.inc_by(bytes_in);
         self.bytes_out.inc_by(bytes_out);
+        self.runs.add(ended, self.now_s());
     }
 }
 
@@ -208,6 +224,22 @@ impl Page {
                 &stats.rebuilt_chunks,
             ),
             ("granary_store_lost_chunks_total", "Chunks that could not be rebuilt: data loss.", &stats.lost_chunks),
+            ("granary_store_shared_parts_total", "Parts cut into shared blocks.", &stats.shared_parts),
+            (
+                "granary_store_blocks_written_bytes_total",
+                "Plaintext bytes of shared blocks that had to be written.",
+                &stats.blocks_written_bytes,
+            ),
+            (
+                "granary_store_blocks_found_bytes_total",
+                "Plaintext bytes that were in shared blocks already.",
+                &stats.blocks_found_bytes,
+            ),
+            (
+                "granary_store_retired_blocks_total",
+                "Shared blocks that nothing used any more, made garbage.",
+                &stats.retired_blocks,
+            ),
             ("granary_store_reaped_parts_total", "Garbage parts freed.", &stats.reaped_parts),
             ("granary_store_orphan_shards_total", "Orphan shards freed.", &stats.orphan_shards),
             ("granary_store_healed_parts_total", "Parts repaired.", &stats.healed_parts),
@@ -238,6 +270,7 @@ impl Page {
             &lifecycle,
         )?;
         self.quotas(node)?;
+        self.deduplication(node)?;
         self.notifications(node, notifier)?;
 
         let status = node.status();
@@ -347,6 +380,76 @@ impl Page {
         Ok(())
     }
 
+    /// What buckets that share blocks hold, as clients see it and as it is stored.
+    fn deduplication(&mut self, node: &Node) -> Added {
+        let gauges = IntGaugeVec::new(
+            Opts::new(
+                "granary_bucket_shared",
+                "Parts made of shared blocks, by bucket: their bytes (`logical_bytes`), bytes of the blocks before parity \
+                 (`stored_bytes`), and the blocks (`blocks`).",
+            ),
+            &["bucket", "unit"],
+        )?;
+        for (bucket, usage) in node.store().block_usage().unwrap_or_default() {
+            for (unit, value) in
+                [("logical_bytes", usage.logical_bytes), ("stored_bytes", usage.stored_bytes), ("blocks", usage.blocks)]
+            {
+                gauges.with_label_values(&[bucket.as_str(), unit]).set(signed(value));
+            }
+        }
+        self.families.extend(gauges.collect().into_iter().filter(|family| !family.get_metric().is_empty()));
+        Ok(())
+    }
+
+    /// What each run asked for, by bucket.
+    fn runs(&mut self, all: &[Sums]) -> Added {
+        let labels = ["run", "bucket"];
+        for (name, help, count) in [
+            ("granary_run_requests_total", "Requests of a training run, by bucket.", "requests"),
+            ("granary_run_errors_total", "Of them, those answered with a status of 400 or more.", "errors"),
+            ("granary_run_request_bytes_total", "Bytes of their bodies.", "bytes_in"),
+            ("granary_run_response_bytes_total", "Bytes of their answers.", "bytes_out"),
+        ] {
+            let values = IntCounterVec::new(Opts::new(name, help), &labels)?;
+            all.iter().for_each(|one| values.with_label_values(&[&one.run, &one.bucket]).inc_by(one.get(count)));
+            self.families.extend(values.collect());
+        }
+        for (name, help, micros) in [
+            ("granary_run_request_seconds_total", "Time that they took, from head to last byte, added up.", "busy_us"),
+            (
+                "granary_run_drive_wait_seconds_total",
+                "Of it, waiting for drives; waits that run side by side add up.",
+                "drives_us",
+            ),
+            (
+                "granary_run_client_wait_seconds_total",
+                "Of it, waiting for the client to send or to take more.",
+                "client_us",
+            ),
+        ] {
+            let values = CounterVec::new(Opts::new(name, help), &labels)?;
+            all.iter().for_each(|one| {
+                values.with_label_values(&[&one.run, &one.bucket]).inc_by(one.get(micros) as f64 / 1e6)
+            });
+            self.families.extend(values.collect());
+        }
+        let help = "Chunks that they read, by whether they were in the read cache.";
+        let chunks =
+            IntCounterVec::new(Opts::new("granary_run_cache_chunks_total", help), &["run", "bucket", "outcome"])?;
+        for one in all {
+            chunks.with_label_values(&[one.run.as_str(), &one.bucket, "hit"]).inc_by(one.get("cache_hits"));
+            chunks.with_label_values(&[one.run.as_str(), &one.bucket, "miss"]).inc_by(one.get("cache_misses"));
+        }
+        self.families.extend(chunks.collect());
+        let mut family = MetricFamily::default();
+        family.set_name("granary_run_first_byte_seconds".to_owned());
+        family.set_help("Time to the first byte of the answer.".to_owned());
+        family.set_field_type(MetricType::HISTOGRAM);
+        family.set_metric(all.iter().map(first_byte_metric).collect());
+        self.families.push(family);
+        Ok(())
+    }
+
     fn drive_activity(&mut self, drives: &[(u16, Arc<DriveStats>)]) -> Added {
         let mut events = Vec::new();
         let mut times = Vec::new();
@@ -389,6 +492,33 @@ impl Page {
     }
 }
 
+/// A run's times to the first byte as a Prometheus histogram.
+fn first_byte_metric(one: &Sums) -> Metric {
+    let bounded = (6..26).map(|power| {
+        let bound_us = 1u64 << power;
+        let mut bucket = Bucket::default();
+        bucket.set_cumulative_count(one.first_byte_within(bound_us));
+        bucket.set_upper_bound(bound_us as f64 / 1e6);
+        bucket
+    });
+    let bounded: Vec<Bucket> = bounded.collect();
+    let mut histogram = Histogram::default();
+    histogram.set_sample_count(one.first_byte_within(u64::MAX));
+    histogram.set_sample_sum(one.get("first_byte_us") as f64 / 1e6);
+    histogram.set_bucket(bounded);
+    let mut metric =
+        Metric::from_label([("run", &one.run), ("bucket", &one.bucket)].map(|(name, value)| label(name, value)).into());
+    metric.set_histogram(histogram);
+    metric
+}
+
+fn label(name: &str, value: &str) -> LabelPair {
+    let mut label = LabelPair::default();
+    label.set_name(name.to_owned());
+    label.set_value(value.to_owned());
+    label
+}
+
 /// A drive's latency buckets (powers of two of a microsecond) as a Prometheus histogram.
 fn times_metric(drive: &str, op: &str, latency: &Latency) -> Metric {
     let mut total = 0;
@@ -405,12 +535,7 @@ fn times_metric(drive: &str, op: &str, latency: &Latency) -> Metric {
     histogram.set_bucket(buckets);
     histogram.set_sample_count(counts.iter().sum());
     histogram.set_sample_sum(latency.total_us() as f64 / 1e6);
-    let labels = [("drive", drive), ("op", op)].map(|(name, value)| {
-        let mut label = LabelPair::default();
-        label.set_name(name.to_owned());
-        label.set_value(value.to_owned());
-        label
-    });
+    let labels = [("drive", drive), ("op", op)].map(|(name, value)| label(name, value));
     let mut metric = Metric::from_label(labels.into());
     metric.set_histogram(histogram);
     metric
@@ -426,10 +551,27 @@ mod tests {
 
     #[test]
     fn requests_are_counted_by_operation_and_status_class() {
-        let metrics = Metrics::new().unwrap();
-        metrics.done("GetObject", 200, 0, 100, 1_500);
-        metrics.done("GetObject", 206, 0, 50, 500);
-        metrics.done("PutObject", 503, 7, 0, 500);
+        let metrics = Metrics::new(8).unwrap();
+        let done = |op, status, bytes_in, bytes_out, micros| {
+            let (bucket, run) = (Some("data"), Some("r-1"));
+            let (first_byte_micros, cache_hits) = (micros, 3);
+            let ended = Ended {
+                op,
+                status,
+                bytes_in,
+                bytes_out,
+                micros,
+                bucket,
+                run,
+                first_byte_micros,
+                cache_hits,
+                ..Ended::default()
+            };
+            metrics.done(&ended);
+        };
+        done("GetObject", 200, 0, 100, 1_500);
+        done("GetObject", 206, 0, 50, 500);
+        done("PutObject", 503, 7, 0, 500);
         let page = String::from_utf8(metrics.render(None, true).unwrap()).unwrap();
         for line in [
             "granary_requests_total{op=\"GetObject\",status=\"2xx\"} 2",
@@ -439,6 +581,11 @@ mod tests {
             "granary_request_bytes_total 7",
             "granary_response_bytes_total 150",
             "granary_ready 1",
+            "granary_run_requests_total{bucket=\"data\",run=\"r-1\"} 3",
+            "granary_run_cache_chunks_total{bucket=\"data\",outcome=\"hit\",run=\"r-1\"} 9",
+            "granary_run_first_byte_seconds_bucket{run=\"r-1\",bucket=\"data\",le=\"0.000512\"} 2",
+            "granary_run_first_byte_seconds_count{run=\"r-1\",bucket=\"data\"} 3",
+            "granary_run_request_seconds_total{bucket=\"data\",run=\"r-1\"} 0.0025",
         ] {
             assert!(page.lines().any(|found| found == line), "no `{line}` in\n{page}");
         }

@@ -8,6 +8,7 @@ use granary_meta::command::{BucketChange, Refusal};
 use granary_meta::records::{BucketOptions, EtagMode, RetentionMode, Versioning};
 use granary_store::ai::keeper::{CACHE, CacheRule, RETENTION, Retention};
 use granary_store::api::CreateBucketRequest;
+use granary_store::dedup::{DEDUP, Dedup};
 use granary_store::node::Node;
 use granary_store::{ObjectStore, StoreError};
 use granary_types::{BucketName, Scheme};
@@ -56,6 +57,9 @@ pub(crate) struct Wanted {
     /// Retention of new objects, in days; 0: what requests ask for.
     #[serde(default)]
     lock_days: u64,
+    /// Regions that its bytes may lie in; none: anywhere.
+    #[serde(default)]
+    regions: Vec<String>,
     #[serde(default)]
     quota_bytes: Option<u64>,
     #[serde(default)]
@@ -68,6 +72,9 @@ pub(crate) struct Wanted {
     cache_bytes: Option<u64>,
     #[serde(default)]
     expire_days: u64,
+    /// Parts are cut into blocks, and blocks that the bucket has are not written again.
+    #[serde(default)]
+    dedup: bool,
 }
 
 fn default_word() -> String {
@@ -99,7 +106,7 @@ pub(crate) struct Choice {
     /// Put in front of the buckets' names.
     #[serde(default)]
     pub(crate) project: Option<String>,
-    /// Region that the buckets' bytes are pinned to.
+    /// Regions that the buckets' bytes are pinned to, separated by commas, instead of the preset's own.
     #[serde(default)]
     pub(crate) region: Option<String>,
     /// Mode of object lock, for buckets that have one.
@@ -165,6 +172,7 @@ impl Wanted {
         if self.cache_bytes.is_none() && self.expire_days > 0 {
             return Err("`expire_days` needs `cache_bytes`".to_owned());
         }
+        self.pins(&Choice::default())?;
         scheme(&self.erasure, Scheme { k: 1, m: 0 }, usize::MAX).map(drop)
     }
 
@@ -186,8 +194,21 @@ impl Wanted {
             default_retention,
             quota_bytes: self.quota_bytes,
             quota_objects: None,
-            regions: choice.region.iter().cloned().collect(),
+            regions: self.pins(choice)?,
         })
+    }
+
+    /// Where its bytes may lie: as chosen, else as the preset says.
+    fn pins(&self, choice: &Choice) -> Result<Vec<String>, String> {
+        let regions: Vec<String> = match &choice.region {
+            Some(text) => text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect(),
+            None => self.regions.clone(),
+        };
+        let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        match regions.iter().find(|name| name.is_empty() || name.len() > 64 || !name.bytes().all(fine)) {
+            Some(bad) => Err(format!("`{bad}` is no region: use lower-case letters, digits and `-`")),
+            None => Ok(regions),
+        }
     }
 
     fn documents(&self) -> Vec<(&'static str, Option<Vec<u8>>)> {
@@ -199,7 +220,8 @@ impl Wanted {
         let cache = self.cache_bytes.and_then(|cache_bytes| {
             json(serde_json::to_vec(&CacheRule { cache_bytes, expire_days: self.expire_days }))
         });
-        vec![(RETENTION, retention), (CACHE, cache)]
+        let dedup = self.dedup.then(|| json(serde_json::to_vec(&Dedup::default()))).flatten();
+        vec![(RETENTION, retention), (CACHE, cache), (DEDUP, dedup)]
     }
 }
 
@@ -254,7 +276,15 @@ pub(crate) async fn apply(node: &Node, preset: &Preset, choice: &Choice) -> Resu
             None => wanted.name.clone(),
         };
         let name = BucketName::new(&name).map_err(|error| format!("`{name}`: {error}"))?;
-        plan.push((name, wanted, wanted.options(choice, default, drives)?));
+        let options = wanted.options(choice, default, drives)?;
+        if !options.regions.is_empty() && !options.regions.iter().any(|region| region == node.region()) {
+            return Err(format!(
+                "bucket `{name}` would be pinned to {}, and this node is in {}: it could not be served here",
+                options.regions.join(", "),
+                node.region()
+            ));
+        }
+        plan.push((name, wanted, options));
     }
     let mut all = Vec::new();
     for (name, wanted, options) in plan {
@@ -293,6 +323,16 @@ async fn bucket(
         Err(error) => return Err(error),
     };
     let there = store.bucket(name)?;
+    let pinned = &there.options.regions;
+    let is_other =
+        options.regions.len() != pinned.len() || !options.regions.iter().all(|region| pinned.contains(region));
+    if !is_new && is_other && !options.regions.is_empty() && !pinned.is_empty() {
+        return Err(StoreError::Invalid(format!(
+            "it is pinned to {}, and no preset changes that: narrowing takes two admins (granary residency narrow --bucket {name} --regions {})",
+            pinned.join(", "),
+            options.regions.join(",")
+        )));
+    }
     let mut changed = Vec::new();
     if wanted.versioning && there.versioning != Versioning::Enabled {
         store.change_bucket(name, BucketChange::Versioning(Versioning::Enabled)).await?;
@@ -303,7 +343,8 @@ async fn bucket(
         object_lock: options.object_lock || there.options.object_lock,
         quota_bytes: options.quota_bytes.or(there.options.quota_bytes),
         quota_objects: there.options.quota_objects,
-        regions: if options.regions.is_empty() { there.options.regions.clone() } else { options.regions },
+        // The same set in another order is no change.
+        regions: if options.regions.is_empty() || !is_other { there.options.regions.clone() } else { options.regions },
         ..options
     };
     if options != there.options {

@@ -1,6 +1,7 @@
 //! What the process does to itself before it touches data: files only for its owner, no core dumps (they would
 //! hold keys), memory for keys that is not swapped out, as many open files as it is allowed.
 
+use granary_crypto::Secret32;
 use granary_crypto::locked::Locked;
 use rustix::fs::Mode;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit, umask};
@@ -24,8 +25,12 @@ pub(crate) fn harden() {
     {
         tracing::warn!(%error, "the limit on locked memory could not be raised");
     }
-    if !Locked::new([0u8; 32]).is_locked() {
+    let probe = Locked::new(Secret32::from_bytes([0; 32]));
+    if !probe.is_locked() {
         tracing::warn!("the system refuses to lock memory (RLIMIT_MEMLOCK): keys may be swapped out");
+    }
+    if !probe.is_left_out_of_dumps() {
+        tracing::warn!("the system refuses to leave memory out of core dumps (MADV_DONTDUMP)");
     }
     let files = getrlimit(Resource::Nofile);
     if files.current != files.maximum

@@ -34,7 +34,8 @@ pub(crate) enum ResidencyCommand {
         #[arg(long, value_name = "FILE")]
         public_key: PathBuf,
     },
-    /// Narrow the regions that a bucket is pinned to; takes effect when it is confirmed
+    /// Narrow the regions that a bucket is pinned to; takes effect when another admin confirms it. Signed with the root keys, or with an
+    /// admin's from GRANARY_ACCESS_KEY and GRANARY_SECRET_KEY
     Narrow {
         /// The bucket
         #[arg(long)]
@@ -46,7 +47,7 @@ pub(crate) enum ResidencyCommand {
         #[command(flatten)]
         node: NodeArgs,
     },
-    /// Confirm a narrowing, within ten minutes
+    /// Confirm a narrowing that another admin asked for, within ten minutes
     Confirm {
         /// The bucket
         #[arg(long)]
@@ -113,12 +114,13 @@ pub(crate) fn run(command: &ResidencyCommand) -> Result<bool> {
             Ok(true)
         }
         ResidencyCommand::Narrow { bucket, regions, node } => {
-            let answer = ask(&Client::new(node)?, "narrow", &json!({ "bucket": bucket, "regions": regions }))?;
+            let answer =
+                ask(&Client::new(node)?.for_users(), "narrow", &json!({ "bucket": bucket, "regions": regions }))?;
             let (from, to) = (list(&answer["from"]), list(&answer["to"]));
             let token = answer["token"].as_str().unwrap_or_default();
             writeln!(
                 out,
-                "bucket {bucket}: from {} to {to}. It cannot be widened again. To confirm, within {} s:\n  granary residency confirm \
+                "bucket {bucket}: from {} to {to}. It cannot be widened again. For another admin to confirm, within {} s:\n  granary residency confirm \
                  --bucket {bucket} --token {token}",
                 if from.is_empty() { "no pin".to_owned() } else { from },
                 answer["within_s"],
@@ -126,7 +128,7 @@ pub(crate) fn run(command: &ResidencyCommand) -> Result<bool> {
             Ok(true)
         }
         ResidencyCommand::Confirm { bucket, token, node } => {
-            let answer = ask(&Client::new(node)?, "confirm", &json!({ "bucket": bucket, "token": token }))?;
+            let answer = ask(&Client::new(node)?.for_users(), "confirm", &json!({ "bucket": bucket, "token": token }))?;
             writeln!(out, "bucket {bucket} is pinned to {}", list(&answer["regions"]))?;
             Ok(true)
         }

@@ -203,12 +203,12 @@ pub(crate) fn rebuild(settings: &Settings, data: DataDir, complete_uploads: bool
     })?;
     drop(data);
     let mut text = format!(
-        "{} buckets, {} objects, {} uploads ({} completed anew); {} parts cannot be brought back\n",
-        report.buckets, report.objects, report.uploads, report.completed, report.lost_parts
+        "{} buckets, {} objects, {} appended parts, {} uploads ({} completed anew); {} parts cannot be brought back\n",
+        report.buckets, report.objects, report.appended, report.uploads, report.completed, report.lost_parts
     );
     report.notes.iter().for_each(|note| text.push_str(&format!("  {note}\n")));
     text.push_str(
-        "not brought back: objects of at most the inline size, later changes of tags and locks, creation times\n",
+        "not brought back: objects and appends of at most the inline size, renames, later changes of tags and locks, creation times\n",
     );
     print(&text).map_err(|source| ServeError::System { what: "standard output", source })
 }
@@ -244,7 +244,7 @@ async fn live(start: Start, data: DataDir) -> Result<(), ServeError> {
     let endpoint = format!("{}://{}", if settings.tls() { "https" } else { "http" }, s3_listener.address());
 
     let provider: Arc<dyn KeyProvider> = crate::keys::provider(&settings)?;
-    let metrics = Arc::new(Metrics::new()?);
+    let metrics = Arc::new(Metrics::new(settings.admin.runs_max as usize)?);
     metrics.set_listener(s3_listener.stats());
     let face = Face {
         endpoint: endpoint.clone(),
@@ -254,6 +254,8 @@ async fn live(start: Start, data: DataDir) -> Result<(), ServeError> {
         region: settings.node.region.clone(),
         access_key: keys.access_key.clone(),
         keys: provider.describe(),
+        single_admin: settings.admin.single_admin,
+        clock_skew_s: settings.limits().clock_skew_s,
     };
     let admin = Arc::new(Admin::new(&keys, Arc::clone(&metrics), face, drive_list));
     let (drain_admin, admin_drained) = watch::channel(false);
@@ -285,7 +287,7 @@ async fn live(start: Start, data: DataDir) -> Result<(), ServeError> {
     for id in &settings.keys.kms_keys {
         node.store().create_kms_key(id).await.map_err(|source| ServeError::KmsKey { id: id.clone(), source })?;
     }
-    let iam = Arc::new(access::open(&node, &keys, owner)?);
+    let iam = Arc::new(access::open(&node, &keys, owner, &settings)?);
     let service = engine::front_door(&node, Arc::clone(&iam), &settings, Arc::clone(&metrics))?;
     node.start_background();
     admin.set_node(Arc::clone(&node), Arc::clone(&iam));

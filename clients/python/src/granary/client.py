@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 import tarfile
 import urllib.parse
@@ -17,7 +18,7 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 
 from .tarstream import entries
-from .types import Batch, Checkpoint, Entry, GranaryError, Incomplete, Item, Member, Missing, Sample
+from .types import Batch, Checkpoint, Entry, GranaryError, Incomplete, Item, Member, Missing, Sample, Warmed
 
 ITEMS_MAX = 10_000
 _NOT_GRANARY = {"NotImplemented", "MethodNotAllowed", "InvalidArgument", "InvalidRequest"}
@@ -29,6 +30,7 @@ class Client:
     `endpoint` is `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL` when not given; credentials and region are what botocore finds.
     `fallback`: `False`: only Granary's own endpoints; `True`: only plain S3; `None`: plain S3 once the server turns out not
     to be Granary.
+    `run`: the training run that requests belong to, for `granary top` and metrics (`GRANARY_RUN` when not given).
     """
 
     def __init__(
@@ -43,11 +45,12 @@ class Client:
         timeout: float = 60.0,
         connections: int = 16,
         ca_file: str | None = None,
+        run: str | None = None,
     ) -> None:
         self._settings: dict[str, Any] = {
             "endpoint": endpoint, "region": region, "access_key": access_key, "secret_key": secret_key,
             "session_token": session_token, "fallback": fallback, "timeout": timeout, "connections": connections,
-            "ca_file": ca_file,
+            "ca_file": ca_file, "run": run,
         }  # fmt: skip
         self._open()
 
@@ -59,13 +62,12 @@ class Client:
         self._session = session
         endpoint = settings["endpoint"] or session.get_scoped_config().get("endpoint_url")
         if not endpoint:
-            import os
-
             endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         if not endpoint:
             raise ValueError("no endpoint: name one, or set AWS_ENDPOINT_URL")
         self.endpoint: str = endpoint.rstrip("/")
         self.region: str = settings["region"] or session.get_config_variable("region") or "us-east-1"
+        self.run: str | None = settings["run"] or os.environ.get("GRANARY_RUN") or None
         self._plain: bool = settings["fallback"] is True
         more = {"ca_certs": settings["ca_file"]} if settings["ca_file"] else {}
         self._pool = urllib3.PoolManager(
@@ -96,7 +98,7 @@ class Client:
         credentials = self._session.get_credentials()
         if credentials is None:
             raise ValueError("no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name them")
-        request = AWSRequest(method, url, data=body, headers=dict(headers or {}))
+        request = AWSRequest(method, url, data=body, headers=dict(headers or {}) | ({"x-granary-run": self.run} if self.run else {}))
         request.headers["X-Amz-Content-SHA256"] = hashlib.sha256(body).hexdigest()
         S3SigV4Auth(credentials.get_frozen_credentials(), "s3", self.region).add_auth(request)
         answer = self._pool.request(
@@ -117,8 +119,8 @@ class Client:
             raise Incomplete(f"{len(data)} bytes came, {length} were announced")
         return data
 
-    def _json(self, path: str, query: dict[str, str]) -> dict[str, Any]:
-        answer = self._send("GET", path, query)
+    def _json(self, path: str, query: dict[str, str], method: str = "GET") -> dict[str, Any]:
+        answer = self._send(method, path, query)
         if not answer.headers.get("content-type", "").startswith("application/json"):
             answer.drain_conn()
             raise GranaryError(501, "NotImplemented", "the server does not know this endpoint: it is not Granary")
@@ -284,6 +286,20 @@ class Client:
             index += 1
             if index >= got.batches:
                 return
+
+    # --- the read cache ---------------------------------------------------------------------------------------
+
+    def warm(self, bucket: str, prefix: str, *, pin: bool = False) -> Warmed:
+        """Reads what lies under a prefix into the server's read cache, as much as fits; `pin`: to stay there until evicted.
+
+        The answer comes when it is done: give the client a long `timeout`, or warm folder by folder.
+        """
+        got = self._json(f"/{bucket}/{prefix}", {"granary-warm": "pin" if pin else ""}, "POST")
+        return Warmed(got["objects"], got["bytes"], got["isFull"])
+
+    def evict(self, bucket: str, prefix: str) -> int:
+        """Gives up what the server's read cache holds of a prefix, pinned or not: how many chunks."""
+        return self._json(f"/{bucket}/{prefix}", {"granary-warm": "evict"}, "POST")["chunks"]
 
     # --- checkpoints ------------------------------------------------------------------------------------------
 

@@ -89,6 +89,16 @@ class Checkpoint:
     size: int | None
 
 
+@dataclass(frozen=True)
+class Warmed:
+    """What was read into the read cache."""
+
+    objects: int
+    bytes: int
+    is_full: bool
+    """The cache's size was reached before all was read."""
+
+
 @dataclass
 class Sample:
     """A sample of an epoch: its key, and its files by what follows the first dot of their names."""

@@ -1,4 +1,4 @@
-//! The actions of S3, as the service authorization reference lists them, and what each is on.
+//! The actions of S3, as the service authorization reference lists them, and Granary's own, and what each is on.
 
 /// What an action is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub(super) enum Of {
 
 use Of::{Account, Bucket, Object};
 
-pub(super) const S3: &[(&str, Of)] = &[
+const S3: &[(&str, Of)] = &[
     ("s3:AbortMultipartUpload", Object),
     ("s3:BypassGovernanceRetention", Object),
     ("s3:CreateBucket", Bucket),
@@ -108,3 +108,20 @@ pub(super) const S3: &[(&str, Of)] = &[
     ("s3:HeadBucket", Bucket),
     ("s3:UpdateObjectEncryption", Object),
 ];
+
+/// Granary's own, which AWS does not have (docs/adr/0007-residency.md).
+const GRANARY: &[(&str, Of)] = &[
+    // Copying from an object whose bucket is pinned to regions into a bucket that is pinned to others or to none.
+    ("granary:CopyToLaxerBucket", Object),
+    // What is on a prefix is on what lies under it, named like an object.
+    ("granary:EvictCache", Object),
+    // Asking that a bucket's pin be narrowed, and confirming it.
+    ("granary:NarrowRegions", Bucket),
+    ("granary:PinCache", Object),
+    ("granary:WarmCache", Object),
+];
+
+/// All that are known of a service; `None` for services that are not checked.
+pub(super) fn of_service(service: &str) -> Option<&'static [(&'static str, Of)]> {
+    [("s3", S3), ("granary", GRANARY)].iter().find(|(name, _)| name.eq_ignore_ascii_case(service)).map(|(_, all)| *all)
+}

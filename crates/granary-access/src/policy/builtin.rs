@@ -28,13 +28,13 @@ pub const BUILTINS: &[Builtin] = &[
     Builtin {
         name: "readwrite",
         aws_names: &["AmazonS3FullAccess"],
-        description: "All of S3: buckets, objects and their settings; no users or policies of users",
+        description: "All of S3: buckets, objects and their settings; no users or policies of users, no audit trail",
         document: r#"{"Version":"2012-10-17","Statement":[{"Sid":"AllOfS3","Effect":"Allow","Action":"s3:*","Resource":"*"}]}"#,
     },
     Builtin {
         name: "readonly",
         aws_names: &["AmazonS3ReadOnlyAccess", "ReadOnlyAccess"],
-        description: "Read and list everything in S3, change nothing",
+        description: "Read and list everything in S3 but the audit trail, change nothing",
         document: r#"{"Version":"2012-10-17","Statement":[{"Sid":"ReadAndList","Effect":"Allow","Action":["s3:Get*","s3:List*"],"Resource":"*"}]}"#,
     },
     Builtin {
@@ -44,7 +44,7 @@ pub const BUILTINS: &[Builtin] = &[
         document: r#"{"Version":"2012-10-17","Statement":[
             {"Sid":"SeeSettings","Effect":"Allow","Action":["s3:GetBucket*","s3:GetEncryptionConfiguration","s3:GetLifecycleConfiguration","s3:GetReplicationConfiguration","s3:GetAccelerateConfiguration","s3:GetAnalyticsConfiguration","s3:GetInventoryConfiguration","s3:GetIntelligentTieringConfiguration","s3:GetMetricsConfiguration","s3:GetObjectAcl","s3:GetObjectVersionAcl","s3:GetObjectRetention","s3:GetObjectLegalHold","s3:GetObjectAttributes","s3:GetObjectVersionAttributes","s3:GetObjectTagging","s3:GetObjectVersionTagging","s3:List*"],"Resource":"*"},
             {"Sid":"SeeUsers","Effect":"Allow","Action":["iam:Get*","iam:List*","iam:Simulate*"],"Resource":"*"},
-            {"Sid":"ReadAudit","Effect":"Allow","Action":["s3:GetObject","s3:GetObjectVersion"],"Resource":["arn:aws:s3:::granary-audit","arn:aws:s3:::granary-audit/*"]}]}"#,
+            {"Sid":"ReadAudit","Effect":"Allow","Action":["s3:Get*","s3:List*"],"Resource":["arn:aws:s3:::granary-audit","arn:aws:s3:::granary-audit/*"]}]}"#,
     },
 ];
 

@@ -9,8 +9,8 @@ use std::net::IpAddr;
 use base64::Engine as _;
 
 use super::context::{Env, Key};
-use super::date;
 use super::pattern::{Case, Pattern};
+use granary_types::date;
 
 /// What an operator compares with.
 #[derive(Debug, Clone, PartialEq)]

@@ -214,14 +214,14 @@ impl<'a> Env<'a> {
                 .find(|(name, _)| name.eq_ignore_ascii_case(tag))
                 .map_or_else(SmallVec::new, |(_, value)| one(value)),
             Key::TokenIssueTime => match &who.session {
-                Some(session) => made(super::date::iso(session.issued)),
+                Some(session) => made(granary_types::date::iso(session.issued)),
                 None => SmallVec::new(),
             },
             Key::FederatedProvider => match who.session.as_ref().and_then(|session| session.provider.as_deref()) {
                 Some(provider) => one(provider),
                 None => SmallVec::new(),
             },
-            Key::CurrentTime => made(super::date::iso(self.context.now())),
+            Key::CurrentTime => made(granary_types::date::iso(self.context.now())),
             Key::EpochTime => made(self.context.now().as_secs().to_string()),
             _ => SmallVec::new(),
         }

@@ -8,7 +8,6 @@ mod actions;
 pub mod builtin;
 mod condition;
 mod context;
-pub mod date;
 mod parse;
 mod pattern;
 mod principal;
@@ -90,6 +89,17 @@ impl Statement {
             && self.conditions.iter().all(|condition| condition.holds(env))
     }
 
+    /// Whether it allows everything on everything, or names a resource that begins with `named` and matches.
+    fn means(&self, resource: &str, env: &Env<'_>, named: &str) -> bool {
+        let Some(resources) = &self.resource else { return false };
+        if resources.not || self.action.not {
+            return false;
+        }
+        let is_everything = self.action.of.iter().any(Pattern::is_all) && resources.of.iter().any(Pattern::is_all);
+        let names = |pattern: &Pattern| pattern.begins_with(named) && pattern.matches(resource, Case::Counts, env);
+        is_everything || resources.of.iter().any(names)
+    }
+
     fn keys(&self) -> impl Iterator<Item = &Key> {
         let resources = self.resource.iter().flat_map(|either| &either.of).flat_map(Pattern::keys);
         resources.chain(self.conditions.iter().flat_map(Condition::keys))
@@ -138,10 +148,16 @@ impl Policy {
     /// Judges: is `action` on `resource` allowed, denied, or not spoken of?
     #[must_use]
     pub fn judge(&self, action: &str, resource: &str, env: &Env<'_>) -> Verdict {
+        self.judge_those(action, resource, env, |_| true)
+    }
+
+    /// Judges by all denials, and by those statements that allow and `count`.
+    fn judge_those(&self, action: &str, resource: &str, env: &Env<'_>, count: impl Fn(&Statement) -> bool) -> Verdict {
         let mut allowed = None;
         for statement in &self.statements {
             // Once something allows, only denials matter.
-            if (statement.effect == Effect::Deny || allowed.is_none()) && statement.applies(action, resource, env) {
+            let matters = statement.effect == Effect::Deny || (allowed.is_none() && count(statement));
+            if matters && statement.applies(action, resource, env) {
                 match statement.effect {
                     Effect::Deny => return Verdict::Denied(Arc::clone(&statement.name)),
                     Effect::Allow => allowed = Some(&statement.name),
@@ -149,6 +165,13 @@ impl Policy {
             }
         }
         allowed.map_or(Verdict::Silent, |name| Verdict::Allowed(Arc::clone(name)))
+    }
+
+    /// [`Policy::judge`] for a resource that must be meant: of the statements that allow, only those count that allow everything on
+    /// everything, or name a resource that begins with `named` in so many letters. Denials count as ever.
+    #[must_use]
+    pub fn judge_narrowly(&self, action: &str, resource: &str, env: &Env<'_>, named: &str) -> Verdict {
+        self.judge_those(action, resource, env, |statement| statement.means(resource, env, named))
     }
 
     /// Whether a statement that allows names this very user or role, or everybody, rather than its account: then

@@ -234,22 +234,20 @@ fn action(text: &str, kind: PolicyKind<'_>, variables: bool) -> Result<Pattern> 
         {
             return Err(invalid());
         }
-        let wanted = match kind {
-            PolicyKind::Identity => None,
-            PolicyKind::Bucket(_) => Some("s3"),
-            PolicyKind::Trust => Some("sts"),
+        let wanted: &[&str] = match kind {
+            PolicyKind::Identity => &[],
+            PolicyKind::Bucket(_) => &["s3", "granary"],
+            PolicyKind::Trust => &["sts"],
         };
-        if wanted.is_some_and(|wanted| !wanted.eq_ignore_ascii_case(service)) {
+        if !wanted.is_empty() && !wanted.iter().any(|wanted| wanted.eq_ignore_ascii_case(service)) {
             return Err(invalid());
         }
     }
     let pattern = Pattern::new(text, variables).map_err(|error| PolicyError(error.to_string()))?;
     // An action that does not exist is a typing error, and an Allow or Deny that never applies.
-    if text.len() > 3 && text[..3].eq_ignore_ascii_case("s3:") {
-        let exists = actions::S3.iter().any(|(name, _)| pattern.matches_plain(name, Case::Ignored));
-        if !exists {
-            return Err(invalid());
-        }
+    let known = text.split_once(':').and_then(|(service, _)| actions::of_service(service));
+    if known.is_some_and(|known| !known.iter().any(|(name, _)| pattern.matches_plain(name, Case::Ignored))) {
+        return Err(invalid());
     }
     Ok(pattern)
 }
@@ -291,7 +289,9 @@ fn apply_to_some(patterns: &[Pattern], resources: &[String]) -> Result<()> {
         .any(|resource| !resource.contains('/') || resource.ends_with('*') && resource.matches('/').count() == 0);
     for pattern in patterns {
         let Some(name) = pattern.exact() else { continue };
-        let of_objects = actions::S3.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, of)| *of);
+        let service = name.split_once(':').and_then(|(service, _)| actions::of_service(service));
+        let known = service.and_then(|all| all.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)));
+        let of_objects = known.map(|(_, of)| *of);
         let fits = match of_objects {
             Some(actions::Of::Object) => has_object,
             Some(actions::Of::Bucket) => has_bucket,

@@ -149,6 +149,20 @@ impl Pattern {
         }
     }
 
+    /// Whether its text begins with `start`, letter by letter, before any wildcard or variable.
+    pub(crate) fn begins_with(&self, start: &str) -> bool {
+        let bytes = |tokens: &[Token]| {
+            let mut tokens = tokens.iter();
+            start.bytes().all(|byte| tokens.next() == Some(&Token::Byte(byte)))
+        };
+        match &self.0 {
+            Kind::Fixed(Glob::All) => false,
+            Kind::Fixed(Glob::Exact(text) | Glob::Prefix(text)) => text.starts_with(start),
+            Kind::Fixed(Glob::General(tokens)) => bytes(tokens),
+            Kind::Variable(pieces) => matches!(pieces.first(), Some(Piece::Tokens(tokens)) if bytes(tokens)),
+        }
+    }
+
     /// [`Pattern::matches`] for patterns that cannot have variables.
     pub(crate) fn matches_plain(&self, text: &str, case: Case) -> bool {
         match &self.0 {
@@ -295,6 +309,25 @@ mod tests {
         let action = Pattern::new("s3:get*", true).unwrap();
         assert!(action.matches_plain("s3:GetObject", Case::Ignored));
         assert!(!action.matches_plain("s3:GetObject", Case::Counts));
+    }
+
+    #[test]
+    fn beginnings() {
+        for (pattern, want) in [
+            ("arn:b", true),
+            ("arn:b/*", true),
+            ("arn:b*", true),
+            ("arn:b/?*", true),
+            ("arn:b/${aws:username}", true),
+            ("*", false),
+            ("arn:*", false),
+            ("arn:?", false),
+            ("arn:${aws:username}", false),
+            ("*arn:b", false),
+            ("arn:", false),
+        ] {
+            assert_eq!(Pattern::new(pattern, true).unwrap().begins_with("arn:b"), want, "{pattern}");
+        }
     }
 
     #[test]

@@ -5,7 +5,6 @@ use granary_types::limits::{OBJECT_BYTES_MAX, PART_BYTES_MAX, PARTS_COUNT_MAX};
 use granary_types::{BucketId, Checksum, ChecksumKind, ObjectKey, Timestamp, UploadId};
 use md5::{Digest as _, Md5};
 
-use super::upload::hex;
 use super::{Cx, Step};
 use crate::command::{Condition, Outcome, Refusal};
 use crate::error::Result;
@@ -13,6 +12,7 @@ use crate::events::EventKind;
 use crate::index::Family;
 use crate::index::layout::manifest_key;
 use crate::records::{ObjectRecord, PartOwner, PartPlace, PartRecord, Parts, VersionBody, VersionRecord, Versioning};
+use granary_types::hex;
 
 /// What an append says.
 pub(super) struct Append<'c> {
@@ -52,7 +52,7 @@ impl Cx<'_, '_> {
         }
         let size_bytes = offset.checked_add(part.payload_bytes).filter(|size| *size <= OBJECT_BYTES_MAX);
         let size_bytes = size_bytes.filter(|_| part.payload_bytes <= PART_BYTES_MAX).ok_or(Refusal::EntityTooLarge)?;
-        self.check_new_part(part, inline)?;
+        let part = &self.admit_part(bucket, part, inline)?;
         self.check_quota(&slot.bucket, part.payload_bytes, 0)?;
 
         let created = slot.next_created(self.at);
@@ -87,7 +87,7 @@ impl Cx<'_, '_> {
                 hash.update(object.etag.as_bytes());
                 hash.update(part.etag.as_bytes());
                 hash.update(part.id.0);
-                format!("{}-{count}", hex(&hash.finalize()))
+                format!("{}-{count}", hex::encode(hash.finalize()))
             }
         };
         object.size_bytes = size_bytes;

@@ -8,6 +8,7 @@ use granary_types::{AuditOutcome, AuditRecord, BucketId, ObjectKey, Timestamp};
 
 use super::{Cx, Step};
 use crate::command::{BucketChange, Command, Condition, Outcome, Refusal, SealAudit};
+use crate::index::audit::AuditEntry;
 use crate::index::layout::SYS_AUDIT_SEALED;
 use crate::index::{AuditSealed, Batch, Family};
 
@@ -15,18 +16,21 @@ use crate::index::{AuditSealed, Batch, Family};
 pub const AUDIT_KEEP_DAYS: &str = "audit/keep-days";
 const DAY_US: u64 = 24 * 60 * 60 * 1_000_000;
 
-/// One more record.
-pub(super) fn append(batch: &mut Batch<'_>, at: Timestamp, outcome: &AuditOutcome, event: &[u8]) {
+/// The records that one command brings: one entry of the index, whatever their number.
+pub(super) fn append(batch: &mut Batch<'_>, at: Timestamp, outcome: &AuditOutcome, events: &[Bytes]) {
+    if events.is_empty() {
+        return;
+    }
     let state = batch.audit();
-    let sequence = state.next;
-    let record = AuditRecord::encode(sequence, at, outcome, event);
-    let head = state.head.extend(&record);
-    state.next += 1;
-    state.head = head;
-    let mut value = Vec::with_capacity(32 + record.len());
-    value.extend_from_slice(&head.0);
-    value.extend_from_slice(&record);
-    batch.put_raw(Family::Audit, &sequence.to_be_bytes(), &value);
+    let mut entry = AuditEntry::with_capacity(events.iter().map(|event| event.len() + 64).sum());
+    for event in events {
+        let record = AuditRecord::encode(state.next, at, outcome, event);
+        state.head = state.head.extend(&record);
+        state.next += 1;
+        entry.push(&record);
+    }
+    let (last, value) = (state.next - 1, entry.finish(state.head));
+    batch.put_raw(Family::Audit, &last.to_be_bytes(), &value);
 }
 
 /// What the chain keeps of an outcome.
@@ -71,6 +75,7 @@ impl Cx<'_, '_> {
             Command::Noop
             | Command::CreateBucket(_)
             | Command::ForgetGarbage { .. }
+            | Command::RetireBlocks { .. }
             | Command::MovePart { .. }
             | Command::RegisterDrive { .. }
             | Command::RetireDrive { .. }
@@ -99,9 +104,7 @@ impl Cx<'_, '_> {
         if events.iter().any(|event| event.len() > EVENT_BYTES_MAX) {
             return Err(Refusal::InvalidState("an audit event is too long").into());
         }
-        for event in events {
-            append(self.batch, self.at, &AuditOutcome::Told, event);
-        }
+        append(self.batch, self.at, &AuditOutcome::Told, events);
         Ok(Outcome::Done)
     }
 

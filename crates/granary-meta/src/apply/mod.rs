@@ -10,6 +10,7 @@ use crate::index::{Batch, Index};
 
 mod append;
 mod audit;
+mod blocks;
 mod bucket;
 mod condition;
 mod dataset;
@@ -58,7 +59,14 @@ pub fn apply(envelope: &Envelope, index: &Index, batch: &mut Batch<'_>) -> Resul
         Command::From { origin, command } => (Some(&**origin), &**command),
         command => (None, command),
     };
-    let mut cx = Cx { at: envelope.at, index, batch, origin, events: event::Pending::default() };
+    let mut cx = Cx {
+        at: envelope.at,
+        index,
+        batch,
+        origin,
+        events: event::Pending::default(),
+        blocks: blocks::Pending::default(),
+    };
     let done = match command {
         command if cx.is_protected(command) => {
             Err(Refusal::Protected("the audit trail is written by the node alone").into())
@@ -94,6 +102,7 @@ pub fn apply(envelope: &Envelope, index: &Index, batch: &mut Batch<'_>) -> Resul
             }),
         Command::AbortUpload { bucket, key, upload } => cx.abort_upload(*bucket, key, *upload),
         Command::ForgetGarbage { parts } => cx.forget_garbage(parts),
+        Command::RetireBlocks { blocks } => cx.retire_blocks(blocks),
         Command::MovePart { part, from, to } => cx.move_part(*part, from, to),
         Command::RegisterDrive { drive } => cx.register_drive(*drive),
         Command::RetireDrive { drive } => cx.retire_drive(*drive),
@@ -129,6 +138,7 @@ pub fn apply(envelope: &Envelope, index: &Index, batch: &mut Batch<'_>) -> Resul
         Command::AckEvents { target, through } => cx.ack_events(target, *through),
         Command::From { .. } => Err(Refusal::InvalidState("an origin within an origin").into()),
     };
+    let done = done.and_then(|outcome| cx.settle_blocks().map(|()| outcome));
     let done = done.and_then(|outcome| cx.enqueue().map(|()| outcome));
     let outcome = match done {
         Ok(outcome) => outcome,
@@ -139,7 +149,7 @@ pub fn apply(envelope: &Envelope, index: &Index, batch: &mut Batch<'_>) -> Resul
         Err(Stop::Failed(error)) => return Err(error),
     };
     if let Some(event) = &envelope.audit {
-        audit::append(batch, envelope.at, &audit::outcome_of(&outcome), event);
+        audit::append(batch, envelope.at, &audit::outcome_of(&outcome), std::slice::from_ref(event));
     }
     Ok(outcome)
 }
@@ -167,4 +177,6 @@ pub(crate) struct Cx<'c, 'i> {
     pub origin: Option<&'c crate::command::Origin>,
     /// Events that the command makes, enqueued with its changes.
     pub events: event::Pending,
+    /// Shared blocks that the command touches, settled with its changes.
+    pub blocks: blocks::Pending,
 }

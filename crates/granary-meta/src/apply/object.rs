@@ -53,16 +53,16 @@ impl Cx<'_, '_> {
         let slot = self.slot(bucket, key)?;
         self.check_overwrite(&slot, condition)?;
         self.check_lockable(&slot.bucket, &object.attributes)?;
-        match &object.parts {
-            Parts::Empty if object.size_bytes == 0 && inline.is_none() => {}
+        let parts = match &object.parts {
+            Parts::Empty if object.size_bytes == 0 && inline.is_none() => Parts::Empty,
             Parts::One(part) if part.payload_bytes == object.size_bytes => {
                 if part.payload_bytes > PART_BYTES_MAX {
                     return Err(Refusal::EntityTooLarge.into());
                 }
-                self.check_new_part(part, inline)?;
+                Parts::One(Box::new(self.admit_part(bucket, part, inline)?))
             }
             _ => return Err(Refusal::InvalidState("the object's parts do not make its size").into()),
-        }
+        };
         let replaced = self.replaced(&slot)?;
         if let Some(replaced) = &replaced {
             self.check_unlocked(replaced, false)?;
@@ -73,7 +73,7 @@ impl Cx<'_, '_> {
 
         let created = slot.next_created(self.at);
         let version = slot.next_version(created, nonce);
-        let mut object = object.clone();
+        let mut object = ObjectRecord { parts, ..object.clone() };
         object.attributes.retention = self.retention_of_new(&slot.bucket, object.attributes.retention, created);
         let outcome = Outcome::Put {
             version,

@@ -1,6 +1,6 @@
 //! Parts: who holds them, and how they become garbage.
 
-use granary_types::{BucketId, PartId, Placement};
+use granary_types::{BucketId, PartId, PartLocation, Placement};
 
 use super::{Cx, Step};
 use crate::command::{Outcome, Refusal};
@@ -10,18 +10,27 @@ use crate::index::layout::{garbage_key, manifest_key, object_key, part_key, uplo
 use crate::records::{ObjectRecord, PartOwner, PartPlace, PartRecord, PartRef, Parts, VersionBody, VersionRecord};
 
 impl Cx<'_, '_> {
-    /// Refuses a part that is in use already (a command that was proposed twice), and one whose inline
-    /// payload is missing or superfluous.
-    pub(super) fn check_new_part(&self, part: &PartRecord, inline: Option<&[u8]>) -> Step<()> {
+    /// Takes a new part in: refuses one that is in use already (a command that was proposed twice), and one whose inline
+    /// payload is missing or superfluous; counts its uses of shared blocks. Returns it as it is to be kept.
+    pub(super) fn admit_part(
+        &mut self,
+        bucket: BucketId,
+        part: &PartRecord,
+        inline: Option<&[u8]>,
+    ) -> Step<PartRecord> {
         let family = match (&part.place, inline) {
             (PartPlace::Inline, Some(_)) => Family::Inline,
-            (PartPlace::Drives(_), None) => Family::PartRefs,
+            (PartPlace::Drives(_) | PartPlace::Shared(_), None) => Family::PartRefs,
             _ => return Err(Refusal::InvalidState("the command's inline payload does not fit its part").into()),
         };
         match self.index.db().get_pinned_cf(self.index.family(family), part.id.0) {
-            Ok(None) => Ok(()),
-            Ok(Some(_)) => Err(Refusal::InvalidState("the part is in use already").into()),
-            Err(e) => Err(self.index.noticed(e).into()),
+            Ok(None) => {}
+            Ok(Some(_)) => return Err(Refusal::InvalidState("the part is in use already").into()),
+            Err(e) => return Err(self.index.noticed(e).into()),
+        }
+        match &part.place {
+            PartPlace::Shared(shared) => self.use_blocks(bucket, part, shared),
+            PartPlace::Inline | PartPlace::Drives(_) => Ok(part.clone()),
         }
     }
 
@@ -30,39 +39,41 @@ impl Cx<'_, '_> {
         match (&part.place, inline) {
             (PartPlace::Inline, Some(chunk)) => self.batch.put_raw(Family::Inline, &part.id.0, chunk),
             (PartPlace::Inline, None) => {}
-            (PartPlace::Drives(placement), _) => {
-                let placement = placement.clone();
-                let reference = PartRef { bucket, payload_bytes: part.payload_bytes, placement, owner };
-                self.batch.put(Family::PartRefs, &part.id.0, &reference);
+            (PartPlace::Drives(_) | PartPlace::Shared(_), _) => {
+                let Some(PartLocation { part, payload_bytes, placement }) = part.location() else { return };
+                self.batch.put(Family::PartRefs, &part.0, &PartRef { bucket, payload_bytes, placement, owner });
             }
         }
     }
 
-    /// Gives a part up: its inline payload goes, its shards become garbage.
-    pub(super) fn drop_part(&mut self, bucket: BucketId, part: &PartRecord) {
+    /// Gives a part up: its inline payload goes, its shards become garbage, its shared blocks lose a use.
+    pub(super) fn drop_part(&mut self, bucket: BucketId, part: &PartRecord) -> Result<()> {
         match &part.place {
             PartPlace::Inline => self.batch.delete(Family::Inline, &part.id.0),
-            PartPlace::Drives(placement) => {
-                let reference = PartRef {
-                    bucket,
-                    payload_bytes: part.payload_bytes,
-                    placement: placement.clone(),
-                    owner: PartOwner::Garbage { since: self.at },
-                };
-                self.batch.put(Family::PartRefs, &part.id.0, &reference);
-                self.batch.put_raw(Family::Garbage, &garbage_key(self.at, part.id), &[]);
+            PartPlace::Drives(placement) => self.discard(bucket, part.id, part.payload_bytes, placement.clone()),
+            PartPlace::Shared(shared) => {
+                self.discard(bucket, part.id, shared.recipe_bytes, shared.recipe.clone());
+                self.leave_blocks(bucket, part.payload_bytes, shared)?;
             }
         }
+        Ok(())
+    }
+
+    /// Makes what lies on drives under `id` garbage.
+    pub(super) fn discard(&mut self, bucket: BucketId, id: PartId, payload_bytes: u64, placement: Placement) {
+        let owner = PartOwner::Garbage { since: self.at };
+        self.batch.put(Family::PartRefs, &id.0, &PartRef { bucket, payload_bytes, placement, owner });
+        self.batch.put_raw(Family::Garbage, &garbage_key(self.at, id), &[]);
     }
 
     /// Gives up all parts of an object.
     pub(super) fn drop_parts(&mut self, bucket: BucketId, object: &ObjectRecord) -> Result<()> {
         match &object.parts {
             Parts::Empty => {}
-            Parts::One(part) => self.drop_part(bucket, part),
+            Parts::One(part) => self.drop_part(bucket, part)?,
             Parts::Manifest { id, .. } => {
                 for (position, part) in (0u32..).zip(self.index.manifest(*id)?.unwrap_or_default()) {
-                    self.drop_part(bucket, &part);
+                    self.drop_part(bucket, &part)?;
                     self.batch.delete(Family::Manifests, &manifest_key(*id, position));
                 }
             }
@@ -88,12 +99,20 @@ impl Cx<'_, '_> {
         let moved = |record: &mut PartRecord| {
             let held = record.id == part;
             if held {
-                record.place = PartPlace::Drives(to.clone());
+                match &mut record.place {
+                    PartPlace::Shared(shared) => shared.recipe = to.clone(),
+                    place => *place = PartPlace::Drives(to.clone()),
+                }
             }
             held.then_some(()).ok_or(Refusal::Stale)
         };
         match &reference.owner {
             PartOwner::Garbage { .. } => return Err(Refusal::Stale.into()),
+            PartOwner::Block => {
+                let mut record = self.index.block(part)?.ok_or(Refusal::Stale)?;
+                record.placement = to.clone();
+                self.batch.put(Family::Blocks, &part.0, &record);
+            }
             PartOwner::Upload { upload, number, .. } => {
                 let key = part_key(*upload, *number);
                 let mut record: PartRecord = self.index.get(Family::Parts, &key)?.ok_or(Refusal::Stale)?;

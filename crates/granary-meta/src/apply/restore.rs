@@ -6,7 +6,7 @@ use super::{Cx, Step};
 use crate::command::{Outcome, Refusal};
 use crate::index::Family;
 use crate::index::layout::{manifest_key, object_key, version_key};
-use crate::records::{PartOwner, PartPlace, PartRecord, Parts, VersionRecord};
+use crate::records::{PartOwner, PartPlace, PartRecord, Parts, VersionBody, VersionRecord};
 
 impl Cx<'_, '_> {
     pub(super) fn restore_version(
@@ -35,13 +35,16 @@ impl Cx<'_, '_> {
         if there.is_some() {
             return Ok(Outcome::Done);
         }
-        for part in &held {
-            if self.index.part_ref(part.id)?.is_some() {
-                return Err(Refusal::InvalidState("the part is in use already").into());
-            }
+        let held = held.into_iter().map(|part| self.admit_part(bucket, part, None)).collect::<Step<Vec<_>>>()?;
+        let mut version = version.clone();
+        if let VersionBody::Object(object) = &mut version.body
+            && let (Parts::One(one), Some(admitted)) = (&mut object.parts, held.first())
+        {
+            **one = admitted.clone();
         }
+        let version = &version;
         self.place(bucket, key, slot.current.as_ref(), version);
-        for (position, part) in (0u32..).zip(held) {
+        for (position, part) in (0u32..).zip(&held) {
             let owner = match version.object().map(|o| &o.parts) {
                 Some(Parts::Manifest { id, .. }) => {
                     self.batch.put(Family::Manifests, &manifest_key(*id, position), part);

@@ -1,6 +1,7 @@
 //! Multipart uploads.
 //! <https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html>
 
+use granary_types::hex;
 use granary_types::limits::{OBJECT_BYTES_MAX, PART_BYTES_MAX, PART_BYTES_MIN, PARTS_COUNT_MAX};
 use granary_types::{BucketId, Checksum, ChecksumAlgorithm, ObjectKey, Timestamp, UploadId};
 use md5::{Digest as _, Md5};
@@ -74,12 +75,12 @@ impl Cx<'_, '_> {
         if part.payload_bytes > PART_BYTES_MAX {
             return Err(Refusal::EntityTooLarge.into());
         }
-        self.check_new_part(part, inline)?;
+        let part = &self.admit_part(bucket, part, inline)?;
         let old = self.index.part(upload, number)?;
         let old_bytes = old.as_ref().map_or(0, |p| p.payload_bytes);
         self.check_quota(&record, part.payload_bytes, old_bytes)?;
         if let Some(old) = &old {
-            self.drop_part(bucket, old);
+            self.drop_part(bucket, old)?;
         }
         self.batch.put(Family::Parts, &part_key(upload, number), part);
         self.hold_part(bucket, part, inline, PartOwner::Upload { key: key.clone(), upload, number });
@@ -93,7 +94,7 @@ impl Cx<'_, '_> {
         let head = self.index.upload_head(bucket, key, upload)?.ok_or(Refusal::NoSuchUpload)?;
         let mut bytes = 0;
         for (number, part) in self.index.parts(upload, 0, usize::MAX)? {
-            self.drop_part(bucket, &part);
+            self.drop_part(bucket, &part)?;
             self.batch.delete(Family::Parts, &part_key(upload, number));
             bytes += part.payload_bytes;
         }
@@ -165,7 +166,7 @@ impl Cx<'_, '_> {
         }
         for (number, part) in &unnamed {
             self.batch.delete(Family::Parts, &part_key(upload, *number));
-            self.drop_part(bucket, part);
+            self.drop_part(bucket, part)?;
             upload_bytes += part.payload_bytes;
         }
         self.end_upload(bucket, key, head.created, upload, upload_bytes);
@@ -310,11 +311,7 @@ fn etag_of(mode: EtagMode, parts: &Numbered) -> String {
             }
         }
     }
-    format!("{}-{}", hex(&hash.finalize()), parts.len())
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    format!("{}-{}", hex::encode(hash.finalize()), parts.len())
 }
 
 fn unhex(text: &str) -> Option<[u8; 16]> {

@@ -1,6 +1,6 @@
 //! The part of the audit chain that is not sealed yet, and how far it is sealed.
 
-use granary_types::{AuditRecord, Head};
+use granary_types::Head;
 use rocksdb::{Direction, IteratorMode};
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +46,46 @@ impl AuditState {
     }
 }
 
+/// What one command brought, as the family `audit` keeps it under the last record's sequence number (u64 BE): the chain's
+/// head after it (32 bytes), then each record behind its length (u32 LE).
+pub(crate) struct AuditEntry(Vec<u8>);
+
+const HEAD_BYTES: usize = 32;
+
+impl AuditEntry {
+    pub(crate) fn with_capacity(bytes: usize) -> Self {
+        let mut value = Vec::with_capacity(HEAD_BYTES + bytes);
+        value.resize(HEAD_BYTES, 0);
+        Self(value)
+    }
+
+    /// # Panics
+    /// If the record has 4 GiB; `apply` takes none beyond `EVENT_BYTES_MAX`.
+    pub(crate) fn push(&mut self, record: &[u8]) {
+        let bytes = u32::try_from(record.len()).expect("a record is short");
+        self.0.extend_from_slice(&bytes.to_le_bytes());
+        self.0.extend_from_slice(record);
+    }
+
+    pub(crate) fn finish(mut self, head: Head) -> Vec<u8> {
+        self.0[..HEAD_BYTES].copy_from_slice(&head.0);
+        self.0
+    }
+
+    /// The records of an entry; `None` where it is none.
+    fn records(value: &[u8]) -> Option<Vec<&[u8]>> {
+        let mut rest = value.get(HEAD_BYTES..)?;
+        let mut records = Vec::new();
+        while !rest.is_empty() {
+            let (length, after) = rest.split_first_chunk::<4>()?;
+            let (record, after) = after.split_at_checked(usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
+            records.push(record);
+            rest = after;
+        }
+        Some(records)
+    }
+}
+
 impl Index {
     /// Where the audit chain is.
     #[must_use]
@@ -53,8 +93,8 @@ impl Index {
         self.audit.lock().clone()
     }
 
-    /// Records that are not sealed, from sequence number `from` on: at most `count`, and no more once they have
-    /// `bytes` together.
+    /// Records that are not sealed, from sequence number `from` on, until there are `count` or they have `bytes` together. What one
+    /// command brought is not taken apart at the end: a segment ends where an entry does.
     ///
     /// # Errors
     /// RocksDB's, or that an entry cannot be decoded.
@@ -62,20 +102,26 @@ impl Index {
         let mut records = Vec::new();
         let mut have = 0;
         // What is sealed is gone, but for RocksDB's markers: no need to walk over those.
-        let from = from.max(self.audit_state().sealed.through + 1).to_be_bytes();
-        for entry in self.db().iterator_cf(self.family(Family::Audit), IteratorMode::From(&from, Direction::Forward)) {
-            let (_, value) = entry.map_err(|e| self.noticed(e))?;
+        let from = from.max(self.audit_state().sealed.through + 1);
+        let start = from.to_be_bytes();
+        for entry in self.db().iterator_cf(self.family(Family::Audit), IteratorMode::From(&start, Direction::Forward)) {
+            let (key, value) = entry.map_err(|e| self.noticed(e))?;
             if records.len() >= count || have >= bytes {
                 break;
             }
-            let record = value.get(32..).ok_or_else(|| self.undecodable(Family::Audit, "too short"))?;
-            have += record.len();
-            records.push(record.to_vec());
+            let bad = || self.undecodable(Family::Audit, "an entry");
+            let last = u64::from_be_bytes(key[..].try_into().map_err(|_| bad())?);
+            let entry = AuditEntry::records(&value).ok_or_else(bad)?;
+            let first = (last + 1).checked_sub(entry.len() as u64).ok_or_else(bad)?;
+            for record in entry.into_iter().skip(usize::try_from(from.saturating_sub(first)).unwrap_or(usize::MAX)) {
+                have += record.len();
+                records.push(record.to_vec());
+            }
         }
         Ok(records)
     }
 
-    /// The chain's head after a record that is not sealed.
+    /// The chain's head after a record that is not sealed, where an entry ends with it.
     pub(crate) fn audit_head(&self, sequence: u64) -> Result<Option<Head>> {
         let value = self.get_raw(Family::Audit, &sequence.to_be_bytes())?;
         Ok(value.and_then(|value| value.get(..32).and_then(|head| head.try_into().ok()).map(Head)))
@@ -85,11 +131,10 @@ impl Index {
         let sealed = self.get::<AuditSealed>(Family::Sys, SYS_AUDIT_SEALED)?.unwrap_or_default();
         let mut state = AuditState { next: sealed.through + 1, head: sealed.head, sealed };
         if let Some(last) = self.db().iterator_cf(self.family(Family::Audit), IteratorMode::End).next() {
-            let (_, value) = last.map_err(|e| self.noticed(e))?;
-            let bad = || self.undecodable(Family::Audit, "the last record");
-            let (head, record) = value.split_at_checked(32).ok_or_else(bad)?;
-            state.next = AuditRecord::decode(record).map_err(|_| bad())?.sequence + 1;
-            state.head = Head(head.try_into().map_err(|_| bad())?);
+            let (key, value) = last.map_err(|e| self.noticed(e))?;
+            let bad = || self.undecodable(Family::Audit, "the last entry");
+            state.next = u64::from_be_bytes(key[..].try_into().map_err(|_| bad())?) + 1;
+            state.head = Head(*value.first_chunk().ok_or_else(bad)?);
         }
         Ok(state)
     }

@@ -69,6 +69,7 @@ impl<'a> Batch<'a> {
     pub(crate) fn delete_bucket(&mut self, record: &BucketRecord) {
         self.delete(Family::Buckets, &layout::bucket_key(record.id));
         self.delete(Family::Sys, &layout::usage_key(record.id));
+        self.delete(Family::Sys, &layout::block_usage_key(record.id));
         self.buckets.push((record.id, record.name.clone(), None));
         self.usage.insert(record.id, None);
     }

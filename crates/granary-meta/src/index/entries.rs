@@ -18,6 +18,17 @@ pub struct Usage {
     pub upload_bytes: u64,
 }
 
+/// What a bucket's parts made of shared blocks hold, kept in step by `apply`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct BlockUsage {
+    /// Payload bytes of the parts: what clients see.
+    pub logical_bytes: u64,
+    /// Payload bytes of the blocks: what is stored, before parity.
+    pub stored_bytes: u64,
+    /// The blocks, those without a use among them.
+    pub blocks: u64,
+}
+
 /// A row of the drive table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DriveEntry {

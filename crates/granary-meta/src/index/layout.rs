@@ -4,6 +4,8 @@
 
 use granary_types::{BucketId, DriveNo, ObjectKey, PartId, Timestamp, UploadId, VersionId};
 
+use crate::records::BlockName;
+
 /// A column family of the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
@@ -31,15 +33,21 @@ pub enum Family {
     Garbage,
     /// Drive number → `DriveEntry`.
     Drives,
-    /// Sequence number → chain head and record of an audit event that is not sealed yet.
+    /// Last sequence number → chain head and records of the audit events that one command brought and that are not sealed yet.
     Audit,
     /// Target ‖ NUL ‖ sequence → `EventRecord`s on their way out.
     Events,
+    /// Part id → `BlockRecord`.
+    Blocks,
+    /// Bucket ‖ name → part id of the block.
+    BlockNames,
+    /// Since ‖ part id → nothing: blocks without a use.
+    IdleBlocks,
 }
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::Sys,
         Self::Buckets,
         Self::Current,
@@ -54,6 +62,9 @@ impl Family {
         Self::Drives,
         Self::Audit,
         Self::Events,
+        Self::Blocks,
+        Self::BlockNames,
+        Self::IdleBlocks,
     ];
 
     /// RocksDB's name for it.
@@ -74,6 +85,9 @@ impl Family {
             Self::Drives => "drives",
             Self::Audit => "audit",
             Self::Events => "events",
+            Self::Blocks => "blocks",
+            Self::BlockNames => "block_names",
+            Self::IdleBlocks => "idle_blocks",
         }
     }
 }
@@ -202,7 +216,17 @@ pub(crate) fn manifest_key(manifest: UploadId, position: u32) -> [u8; 20] {
     key
 }
 
-/// `garbage`.
+/// `sys`: what a bucket's parts made of shared blocks hold.
+pub(crate) fn block_usage_key(bucket: BucketId) -> Vec<u8> {
+    tagged(b"d/", &[&bucket.0.to_be_bytes()])
+}
+
+/// `block_names`.
+pub(crate) fn block_name_key(bucket: BucketId, name: &BlockName) -> Vec<u8> {
+    tagged(&bucket.0.to_be_bytes(), &[name])
+}
+
+/// `garbage` and `idle_blocks`.
 pub(crate) fn garbage_key(since: Timestamp, part: PartId) -> [u8; 24] {
     let mut key = [0; 24];
     key[..8].copy_from_slice(&since.0.to_be_bytes());

@@ -20,6 +20,7 @@ use crate::records::BucketRecord;
 
 pub mod audit;
 pub mod batch;
+mod blocks;
 pub mod entries;
 mod events;
 mod handle;
@@ -31,7 +32,7 @@ mod uploads;
 
 pub use audit::{AuditSealed, AuditState};
 pub use batch::Batch;
-pub use entries::{DriveEntry, EventQueue, Usage};
+pub use entries::{BlockUsage, DriveEntry, EventQueue, Usage};
 pub use handle::IndexHandle;
 pub use layout::Family;
 pub use open::IndexOptions;

@@ -15,7 +15,7 @@ use crate::error::{MetaError, Result};
 use crate::records::BucketRecord;
 
 /// Format of the index this program writes.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// How the index is opened. All sizes in bytes.
 #[derive(Clone)]

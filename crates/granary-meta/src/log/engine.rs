@@ -63,7 +63,7 @@ pub(crate) struct Engine {
 /// What the engine keeps for itself.
 #[derive(Default)]
 pub(crate) struct EngineState {
-    /// Bytes logged since the last checkpoint was asked for.
+    /// Bytes logged since the last checkpoint was asked for, or that the start had to replay.
     logged_bytes: u64,
     /// A folder that is being brought up to date, and the file up to which.
     joining: bool,
@@ -75,6 +75,13 @@ pub(crate) struct EngineState {
     index_down: Option<String>,
     /// The index that failed, to be removed once nobody holds it.
     failed_index: Option<PathBuf>,
+}
+
+impl EngineState {
+    /// Where the start had to replay so much of the log.
+    pub(crate) fn after(replayed_bytes: u64) -> Self {
+        Self { logged_bytes: replayed_bytes, ..Self::default() }
+    }
 }
 
 impl Engine {

@@ -14,6 +14,7 @@ mod model;
 mod recovery;
 mod rescue;
 mod scale;
+mod shared;
 mod support;
 mod uploads;
 mod wall;

@@ -203,7 +203,7 @@ pub(crate) fn denied(who: &Identity, action: &str, resource: &str, by: &By) -> S
         _ if who.is_anonymous() => return plain(),
         By::Nothing => "no policy allows it".to_owned(),
         By::Identity { .. } | By::Limit { .. } => format!("it is denied by {by}"),
-        By::OwnAccount => by.to_string(),
+        By::OwnAccount | By::Trail => by.to_string(),
         _ => return plain(),
     };
     S3Error::with_message(

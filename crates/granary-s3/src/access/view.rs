@@ -48,7 +48,7 @@ fn compact_date(text: &str) -> Option<u64> {
         return None;
     }
     let iso = format!("{}-{}-{}:{}:{}", &text[..4], &text[4..6], &text[6..11], &text[11..13], &text[13..]);
-    granary_access::policy::date::parse_secs(&iso)
+    granary_types::date::parse_secs(&iso)
 }
 
 /// The first value of a query parameter, decoded.
@@ -224,7 +224,7 @@ impl Context for View<'_> {
 
 /// Whole days until a retention ends, as `s3:object-lock-remaining-retention-days` has it.
 pub(crate) fn remaining_days(until: &str, now: Timestamp) -> Option<String> {
-    let until = granary_access::policy::date::parse_secs(until)?;
+    let until = granary_types::date::parse_secs(until)?;
     Some(until.saturating_sub(now.as_secs()).div_ceil(86_400).to_string())
 }
 

@@ -108,6 +108,9 @@ pub(super) async fn batch(mut call: Call<'_>) -> Answer {
         }
         items.push(item);
     }
+    // As with single reads: who may not list is not told that a key is not there.
+    let hides_missing = !call.cx.caller.is_root
+        && !call.cx.trace.bucket().is_some_and(|bucket| call.route.front.may_list(&call.cx, bucket, None));
     // Who may have nothing of it gets no archive that says so item by item.
     if let Some(denied) = refused.filter(|_| items.iter().all(|item| item.denied)) {
         return Err(denied);
@@ -116,7 +119,7 @@ pub(super) async fn batch(mut call: Call<'_>) -> Answer {
         OnMissing::Fail => items.iter().map(|item| item.key.as_str().to_owned()).collect(),
         OnMissing::Mark | OnMissing::Cut => Vec::new(),
     };
-    let request = BatchRequest { bucket: call.bucket.clone(), items, on_missing, with_info: list.info };
+    let request = BatchRequest { bucket: call.bucket.clone(), items, on_missing, with_info: list.info, hides_missing };
     let stream = open(&call.route.shards, request).await.map_err(|(i, error)| named(&call, keys.get(i), i, error))?;
     let mut response = S3Response::new(Body::from(body::outgoing_open(stream, call.cx.trace.clone())));
     response.status = Some(StatusCode::OK);
@@ -128,7 +131,7 @@ pub(super) async fn batch(mut call: Call<'_>) -> Answer {
 /// An item's error, with which item it was.
 fn named(call: &Call<'_>, key: Option<&String>, i: usize, error: granary_store::ai::AiError) -> Fail {
     let Some(key) = key else { return error.into() };
-    let mut refused = call.cx.refuse(Fail::from(error));
+    let mut refused = call.cx.refuse(call.route.front.hide(&call.cx, Fail::from(error)));
     let message = refused.message().unwrap_or_default().to_owned();
     refused.set_message(format!("item {i} of the list, `{key}`: {message}"));
     Fail::S3(refused)

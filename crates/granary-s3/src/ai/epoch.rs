@@ -3,7 +3,7 @@
 use granary_meta::records::FrozenPrefix;
 use granary_store::ai::batch::{BatchRequest, OnMissing, open};
 use granary_store::ai::epoch::{BATCH_SAMPLES_MAX, EpochRequest, WORLD_SIZE_MAX};
-use granary_store::ai::manifest::hex;
+use granary_types::hex;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use s3s::{Body, S3Response};
@@ -41,7 +41,13 @@ pub(super) async fn epoch(call: Call<'_>) -> Answer {
         }
     }
     let entries = items.len();
-    let batch = BatchRequest { bucket: call.bucket.clone(), items, on_missing: OnMissing::Cut, with_info: false };
+    let batch = BatchRequest {
+        bucket: call.bucket.clone(),
+        items,
+        on_missing: OnMissing::Cut,
+        with_info: false,
+        hides_missing: false,
+    };
     let stream = open(&call.route.shards, batch).await.map_err(|(_, error)| error)?;
     let mut response = S3Response::new(Body::from(body::outgoing_open(stream, call.cx.trace.clone())));
     response.status = Some(StatusCode::OK);
@@ -67,7 +73,7 @@ pub(super) async fn dataset(call: Call<'_>) -> Answer {
             "frozenMicros": frozen.since.0,
             "finished": manifest.is_some(),
             "manifest": manifest.map(|m| m.key.as_str()),
-            "manifestSha256": manifest.map(|m| hex(&m.sha256)),
+            "manifestSha256": manifest.map(|m| hex::encode(m.sha256)),
             "objects": manifest.map(|m| m.objects),
             "bytes": manifest.map(|m| m.bytes),
             "samples": manifest.map(|m| m.samples),

@@ -8,9 +8,11 @@ mod epoch;
 mod latest;
 mod members;
 mod query;
+mod warm;
 
 use std::sync::Arc;
 
+use granary_access::policy::Key;
 use granary_store::ai::epoch::Epochs;
 use granary_store::ai::shard::Shards;
 use granary_types::{BucketName, ObjectKey};
@@ -19,6 +21,7 @@ use s3s::route::S3Route;
 use s3s::{Body, S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
 
 use crate::access::gate::Target;
+use crate::access::view::Said;
 use crate::auth::{Access, Domains};
 use crate::context::{Cx, Trace, operation_index};
 use crate::convert;
@@ -59,8 +62,9 @@ struct Call<'a> {
 impl AiRoute {
     async fn serve(&self, request: S3Request<Body>) -> S3Result<S3Response<Body>> {
         let cx = Cx::of(&request)?;
-        let for_errors = Cx { trace: Arc::clone(&cx.trace), caller: Arc::clone(&cx.caller), auth: cx.auth };
-        self.dispatch(cx, request).await.map_err(|fail| for_errors.refuse(fail))
+        let for_errors =
+            Cx { trace: Arc::clone(&cx.trace), caller: Arc::clone(&cx.caller), auth: cx.auth, is_form: false };
+        self.dispatch(cx, request).await.map_err(|fail| for_errors.refuse(self.front.hide(&for_errors, fail)))
     }
 
     async fn dispatch(&self, cx: Cx, request: S3Request<Body>) -> Answer {
@@ -79,6 +83,7 @@ impl AiRoute {
             "granary-latest" => latest::latest(call).await,
             "granary-epoch" => epoch::epoch(call).await,
             "granary-dataset" => epoch::dataset(call).await,
+            "granary-warm" => warm::warm(call).await,
             other => Err(invalid_argument(format!("there is no endpoint `{other}`")).into()),
         }
     }
@@ -92,13 +97,24 @@ impl Call<'_> {
     /// Whether the caller may do what `operation` of S3 does, to the bucket or to the key in it. The one place where
     /// these endpoints ask.
     async fn permit_version(&self, operation: &str, key: Option<&str>, version: Option<&str>) -> Result<(), Fail> {
+        let mut said = Said::new();
         let (action, key) = match (operation, version) {
-            ("ListObjectsV2", _) => ("s3:ListBucket", None),
+            // What is listed is what lies under the path, whatever the query calls it.
+            ("ListObjectsV2", _) => {
+                said.push((Key::Prefix, key.unwrap_or_default().to_owned()));
+                ("s3:ListBucket", None)
+            }
             (_, Some(_)) => ("s3:GetObjectVersion", key),
             (_, None) => ("s3:GetObject", key),
         };
         let target = Target { bucket: self.bucket.as_str(), key, version };
-        self.route.access.permit(&self.cx, &self.headers, &self.uri, action, &target).await
+        self.route.access.permit(&self.cx, (&self.headers, &self.uri), action, &target, said).await
+    }
+
+    /// Whether the caller may do what only Granary has an action for.
+    async fn permit_action(&self, action: &'static str, key: Option<&str>) -> Result<(), Fail> {
+        let target = Target { bucket: self.bucket.as_str(), key, version: None };
+        self.route.access.permit(&self.cx, (&self.headers, &self.uri), action, &target, Said::new()).await
     }
 
     /// Names the request in metrics and logs.

@@ -17,7 +17,7 @@ const ENDPOINTS: [&str; 7] = [
     "granary-latest",
     "granary-epoch",
     "granary-dataset",
-    "granary-cache",
+    "granary-warm",
 ];
 /// Other parameters that mean something; those of signatures pass.
 const PARAMETERS: [&str; 13] = [
@@ -46,7 +46,7 @@ pub(super) struct Place {
 impl Place {
     pub(super) fn of(uri: &Uri, headers: &HeaderMap, domains: &Domains) -> Result<Self, S3Error> {
         let bad = || S3Error::new(S3ErrorCode::InvalidURI);
-        let path = percent_decode(uri.path()).ok_or_else(bad)?;
+        let path = convert::path_decode(uri.path()).ok_or_else(bad)?;
         let path = path.strip_prefix('/').ok_or_else(bad)?;
         let host =
             headers.get(HOST).and_then(|host| host.to_str().ok()).or_else(|| uri.authority().map(|a| a.as_str()));
@@ -59,11 +59,6 @@ impl Place {
         }
         Ok(Self { bucket: bucket.to_owned(), path: path.to_owned() })
     }
-}
-
-/// `%XX` only: in a path, `+` is a plus.
-fn percent_decode(text: &str) -> Option<String> {
-    convert::form_decode(&text.replace('+', "%2B"))
 }
 
 /// Parameters, each at most once.

@@ -18,14 +18,15 @@ use crate::front::{FrontDoor, Outcome};
 use crate::ops::grants::{self, ACL_DOCUMENT};
 use crate::ops::lock::version_info;
 
-fn owner(id: &str) -> dto::Owner {
-    dto::Owner { display_name: None, id: Some(id.to_owned()) }
+/// Who may read a list sees the names that accounts have, as S3 had it for long: old clients (and suites) look for them.
+fn owner(front: &FrontDoor, id: &str) -> dto::Owner {
+    dto::Owner { display_name: front.gate.iam.display_name(id), id: Some(id.to_owned()) }
 }
 
-fn shown(acl: &Acl) -> Vec<dto::Grant> {
+fn shown(front: &FrontDoor, acl: &Acl) -> Vec<dto::Grant> {
     let one = |grantee: &Grantee| match grantee {
         Grantee::User(id) => dto::Grantee {
-            display_name: None,
+            display_name: front.gate.iam.display_name(id),
             email_address: None,
             id: Some(id.clone()),
             type_: dto::Type::from_static(dto::Type::CANONICAL_USER),
@@ -67,7 +68,7 @@ pub(crate) async fn get_bucket_acl(
 ) -> Outcome<GetBucketAclOutput> {
     let input = request.input;
     let bucket = front.bucket(&convert::bucket_name(&input.bucket)?, input.expected_bucket_owner.as_deref())?;
-    let (grants, owner) = (Some(shown(&of_bucket(&bucket)?)), Some(owner(&bucket.owner)));
+    let (grants, owner) = (Some(shown(front, &of_bucket(&bucket)?)), Some(owner(front, &bucket.owner)));
     Ok(S3Response::new(GetBucketAclOutput { grants, owner }))
 }
 
@@ -86,20 +87,21 @@ pub(crate) async fn get_object_acl(
     } else {
         (&bucket.owner, Acl::private(&bucket.owner))
     };
-    let (grants, owner) = (Some(shown(&acl)), Some(owner(id)));
+    let (grants, owner) = (Some(shown(front, &acl)), Some(owner(front, id)));
     Ok(S3Response::new(GetObjectAclOutput { grants, owner, request_charged: None }))
 }
 
 pub(crate) async fn put_bucket_acl(
     front: &FrontDoor,
-    _cx: &Cx,
+    cx: &Cx,
     request: S3Request<PutBucketAclInput>,
 ) -> Outcome<PutBucketAclOutput> {
     let S3Request { input, headers, .. } = request;
     let name = convert::bucket_name(&input.bucket)?;
     let bucket = front.bucket(&name, input.expected_bucket_owner.as_deref())?;
+    grants::check_canned(&bucket, &cx.caller.owner.id, &headers)?;
     let acl = grants::of_put(&headers, input.access_control_policy, &bucket.owner, &bucket.owner)?;
-    grants::check(&bucket, &acl, &bucket.owner)?;
+    grants::check(&bucket, &acl, &bucket.owner, &|id| front.is_somebody(id))?;
     if grants::ownership(&bucket).has_acls() {
         let change = BucketChange::Document { name: ACL_DOCUMENT.to_owned(), value: acl.encode(&bucket.owner) };
         front.store.change_bucket(&name, change).await?;
@@ -109,7 +111,7 @@ pub(crate) async fn put_bucket_acl(
 
 pub(crate) async fn put_object_acl(
     front: &FrontDoor,
-    _cx: &Cx,
+    cx: &Cx,
     request: S3Request<PutObjectAclInput>,
 ) -> Outcome<PutObjectAclOutput> {
     let S3Request { input, headers, .. } = request;
@@ -118,8 +120,9 @@ pub(crate) async fn put_object_acl(
     let info = version_info(front, name.clone(), input.key.clone(), input.version_id.as_deref()).await?;
     let has_acls = grants::ownership(&bucket).has_acls();
     let owner = if has_acls { &info.object.attributes.owner } else { &bucket.owner };
+    grants::check_canned(&bucket, &cx.caller.owner.id, &headers)?;
     let acl = grants::of_put(&headers, input.access_control_policy, owner, &bucket.owner)?;
-    grants::check(&bucket, &acl, owner)?;
+    grants::check(&bucket, &acl, owner, &|id| front.is_somebody(id))?;
     if has_acls {
         let key = convert::object_key(input.key)?;
         // The version whose owner was looked at, and not one that came since.

@@ -47,7 +47,7 @@ pub(crate) fn source(headers: &HeaderMap) -> Result<String, S3Error> {
         .ok_or_else(|| invalid_request("Missing required header for this request: x-amz-rename-source"))?;
     let text = value.to_str().map_err(|_| invalid_argument("The x-amz-rename-source header is not visible ASCII"))?;
     // Unlike in a form, `+` is a plus here.
-    let decoded = convert::form_decode(&text.replace('+', "%2B"));
+    let decoded = convert::path_decode(text);
     decoded.ok_or_else(|| invalid_argument("The x-amz-rename-source header is not URL encoded"))
 }
 

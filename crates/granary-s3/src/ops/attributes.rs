@@ -10,6 +10,7 @@ use s3s::{S3Error, S3ErrorCode};
 use crate::context::Cx;
 use crate::convert;
 use crate::error::{Fail, bad_request, invalid_argument};
+use crate::front::FrontDoor;
 use crate::ops::grants;
 
 const STORAGE_CLASS: HeaderName = HeaderName::from_static("x-amz-storage-class");
@@ -30,6 +31,7 @@ fn text(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, S3Erro
 
 /// All attributes of a new object but its encryption, which [`super::sse::of_write`] tells.
 pub(crate) fn of_request(
+    front: &FrontDoor,
     cx: &Cx,
     bucket: &BucketRecord,
     headers: &HeaderMap,
@@ -43,7 +45,8 @@ pub(crate) fn of_request(
         None => Vec::new(),
     };
     attributes.sse = Sse::S3;
-    (attributes.owner, attributes.acl) = grants::of_write(bucket, Some(&cx.caller.owner.id), headers)?;
+    (attributes.owner, attributes.acl) =
+        grants::of_write(bucket, Some(&cx.caller.owner.id), headers, &|id| front.is_somebody(id))?;
     Ok(attributes)
 }
 

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use granary_access::ownership::{OWNERSHIP_DOCUMENT, Ownership};
+use granary_access::Acl;
+use granary_access::ownership::{OWNERSHIP_DOCUMENT, Ownership, PUBLIC_ACCESS_DOCUMENT};
 use granary_meta::command::{BucketChange, Refusal};
 use granary_meta::records::{BucketOptions, Versioning};
 use granary_store::StoreError;
@@ -19,6 +20,7 @@ use s3s::{S3Error, S3ErrorCode, S3Request, S3Response};
 use crate::context::Cx;
 use crate::convert;
 use crate::error::{Fail, invalid_argument, not_implemented};
+use crate::express;
 use crate::front::{FrontDoor, Outcome};
 use crate::ops::grants;
 
@@ -27,6 +29,8 @@ use crate::ops::grants;
 const US_EAST_1: &str = "us-east-1";
 /// Buckets in one page, at most (S3's limit).
 const BUCKETS_PAGE_MAX: i32 = 10_000;
+const LOCATION_NAME: HeaderName = HeaderName::from_static("x-amz-bucket-location-name");
+const LOCATION_TYPE: HeaderName = HeaderName::from_static("x-amz-bucket-location-type");
 const BUCKET_REGION: HeaderName = HeaderName::from_static("x-amz-bucket-region");
 
 pub(crate) async fn list_buckets(
@@ -49,7 +53,7 @@ pub(crate) async fn list_buckets(
         .into_iter()
         // The audit bucket is the node's own: it is there to be read, not among anybody's.
         .filter(|bucket| bucket.name.as_str() != AUDIT_BUCKET)
-        .filter(|bucket| cx.caller.is_root || bucket.owner == cx.caller.owner.id || front.may_list(cx, bucket))
+        .filter(|bucket| cx.caller.is_root || bucket.owner == cx.caller.owner.id || front.may_list(cx, bucket, None))
         .filter(|bucket| bucket.name.as_str().starts_with(&prefix) && bucket.name.as_str() > after.as_str())
         .filter(|bucket| input.bucket_region.as_ref().is_none_or(|region| *region == bucket.region))
         .collect();
@@ -79,7 +83,7 @@ pub(crate) async fn list_buckets(
 fn asked_region(front: &FrontDoor, input: &CreateBucketInput) -> Result<Option<String>, S3Error> {
     let Some(configuration) = &input.create_bucket_configuration else { return Ok(None) };
     if configuration.bucket.is_some() || configuration.location.is_some() {
-        return Err(not_implemented("Directory buckets are not implemented"));
+        return directory_bucket(input, configuration).map(|()| None);
     }
     let region = configuration.location_constraint.as_ref().map(dto::BucketLocationConstraint::as_str);
     match region {
@@ -94,6 +98,24 @@ fn asked_region(front: &FrontDoor, input: &CreateBucketInput) -> Result<Option<S
         }
         Some(_) => Err(invalid_location()),
     }
+}
+
+/// A directory bucket is a bucket like any other here; what is asked of it has to agree with its name, as on AWS.
+fn directory_bucket(input: &CreateBucketInput, asked: &dto::CreateBucketConfiguration) -> Result<(), S3Error> {
+    let kind = asked.bucket.as_ref().and_then(|bucket| bucket.type_.as_ref()).map(dto::BucketType::as_str);
+    let zone = asked.location.as_ref().and_then(|location| location.name.as_deref());
+    if kind != Some(dto::BucketType::DIRECTORY) || zone.is_none() || asked.location_constraint.is_some() {
+        return Err(invalid_argument(
+            "A directory bucket is created with Bucket.Type Directory and Location.Name, and without LocationConstraint",
+        ));
+    }
+    if express::zone(&input.bucket) != zone {
+        return Err(S3Error::with_message(
+            S3ErrorCode::InvalidBucketName,
+            "The name of a directory bucket ends in its zone: NAME--ZONE--x-s3, with Location.Name ZONE",
+        ));
+    }
+    Ok(())
 }
 
 /// Where the bucket is pinned: to the region that the client names, where that is this node's. (Another name is a label, and
@@ -112,6 +134,14 @@ fn invalid_location() -> S3Error {
     S3Error::with_message(S3ErrorCode::InvalidLocationConstraint, "The specified location-constraint is not valid")
 }
 
+fn already_exists() -> S3Error {
+    S3Error::with_message(
+        S3ErrorCode::BucketAlreadyExists,
+        "The requested bucket name is not available. The bucket namespace is shared by all users of the system. \
+         Please select a different name and try again.",
+    )
+}
+
 fn already_yours() -> S3Error {
     S3Error::with_message(
         S3ErrorCode::BucketAlreadyOwnedByYou,
@@ -121,12 +151,17 @@ fn already_yours() -> S3Error {
 
 /// Ownership and list, as far as they are asked to differ from a new bucket's.
 fn access_documents(
+    front: &FrontDoor,
     input: &CreateBucketInput,
     headers: &HeaderMap,
     owner: &str,
 ) -> Result<BTreeMap<String, Vec<u8>>, S3Error> {
     let mut documents = BTreeMap::new();
     let ownership = match input.object_ownership.as_ref().map(dto::ObjectOwnership::as_str) {
+        None | Some("") if front.open_new_buckets => {
+            documents.insert(OWNERSHIP_DOCUMENT.to_owned(), Ownership::ObjectWriter.name().as_bytes().to_vec());
+            Ownership::ObjectWriter
+        }
         None | Some("") => Ownership::default(),
         Some(name) => {
             let ownership = Ownership::from_name(name)
@@ -135,7 +170,12 @@ fn access_documents(
             ownership
         }
     };
-    if let Some(acl) = grants::of_new_bucket(headers, owner, ownership)? {
+    if front.open_new_buckets {
+        // As if its owner had removed it.
+        documents.insert(PUBLIC_ACCESS_DOCUMENT.to_owned(), Vec::new());
+    }
+    let is_blocked = !front.open_new_buckets;
+    if let Some(acl) = grants::of_new_bucket(headers, owner, (ownership, is_blocked), &|id| front.is_somebody(id))? {
         documents.insert(grants::ACL_DOCUMENT.to_owned(), acl);
     }
     Ok(documents)
@@ -148,20 +188,32 @@ pub(crate) async fn create_bucket(
 ) -> Outcome<CreateBucketOutput> {
     let S3Request { input, headers, .. } = request;
     let owner = cx.caller.owner.id.clone();
-    let documents = access_documents(&input, &headers, &owner)?;
     let name = convert::bucket_name(&input.bucket)?;
+    if let Ok(there) = front.store.bucket(&name)
+        && there.owner == owner
+        && grants::of_headers(&headers, &owner, &owner)?.is_some_and(|acl| acl != Acl::private(&owner))
+    {
+        // What is there is not made again with another list.
+        return Err(already_exists().into());
+    }
+    let documents = access_documents(front, &input, &headers, &owner)?;
     let region = asked_region(front, &input)?.unwrap_or_else(|| front.region.to_string());
     let options = BucketOptions {
         object_lock: input.object_lock_enabled_for_bucket.unwrap_or(false),
         regions: pins(front, &input),
         ..BucketOptions::default()
     };
-    let request = CreateBucketRequest { name, owner, region: Some(region.clone()), options, documents };
+    let request = CreateBucketRequest { name: name.clone(), owner, region: Some(region.clone()), options, documents };
     match front.store.create_bucket(request).await {
         Ok(()) => {}
         Err(StoreError::Refused(Refusal::BucketExists { owner })) if owner == cx.caller.owner.id => {
             if region != US_EAST_1 {
                 return Err(already_yours().into());
+            }
+            // As in S3's first region: the bucket stays as it is, but for its list.
+            if front.store.bucket(&name)?.documents.contains_key(grants::ACL_DOCUMENT) {
+                let private = BucketChange::Document { name: grants::ACL_DOCUMENT.to_owned(), value: None };
+                front.store.change_bucket(&name, private).await?;
             }
         }
         Err(error) => return Err(error.into()),
@@ -179,6 +231,10 @@ pub(crate) async fn head_bucket(
     let mut headers = HeaderMap::new();
     if let Ok(region) = HeaderValue::from_str(&bucket.region) {
         headers.insert(BUCKET_REGION, region);
+    }
+    if let Some(Ok(zone)) = express::zone(&input.bucket).map(HeaderValue::from_str) {
+        headers.insert(LOCATION_NAME, zone);
+        headers.insert(LOCATION_TYPE, HeaderValue::from_static("AvailabilityZone"));
     }
     Ok(S3Response::with_headers(HeadBucketOutput::default(), headers))
 }

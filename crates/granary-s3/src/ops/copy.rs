@@ -1,13 +1,16 @@
 //! CopyObject and UploadPartCopy.
 
+use granary_meta::records::BucketRecord;
+use granary_store::StoreError;
 use granary_store::api::{CopyRequest, CopySource, ReadCondition, UploadedPart};
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, Uri};
 use s3s::dto::{
     self, CopyObjectInput, CopyObjectOutput, CopyObjectResult, CopyPartResult, UploadPartCopyInput,
     UploadPartCopyOutput,
 };
 use s3s::{S3Error, S3ErrorCode, S3Request, S3Response};
 
+use crate::access::gate::{Target, denied};
 use crate::checksums::{self, Fields};
 use crate::context::Cx;
 use crate::convert;
@@ -71,6 +74,11 @@ fn replaces(directive: Option<&str>, header: &str) -> Result<bool, S3Error> {
     }
 }
 
+/// A copy that leaves its source's pin: its command carries an event of that, beside the request's own.
+async fn keyed_copy<T>(cx: &Cx, key: &str, copy: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    granary_store::audit::keyed(LOOSENED, key, "", copy, |error| cx.store_error(error).code.as_str().to_owned()).await
+}
+
 /// A copy's source may have changed its answer: S3 answers 412 where a read would be answered 304.
 fn source_fail(fail: granary_store::StoreError) -> Fail {
     match fail {
@@ -85,17 +93,51 @@ fn source_fail(fail: granary_store::StoreError) -> Fail {
     }
 }
 
+/// What a policy calls the right to copy from a bucket's pin into a bucket with a laxer one, on the source; and the event.
+const LOOSEN: &str = "granary:CopyToLaxerBucket";
+const LOOSENED: &str = "CopyToLaxerBucket";
+
+/// Whether bytes that were kept to `from` may lie elsewhere too, once they are kept to `to`. No regions: anywhere.
+fn is_laxer(from: &[String], to: &[String]) -> bool {
+    !from.is_empty() && (to.is_empty() || !to.iter().all(|region| from.contains(region)))
+}
+
+/// Whether a copy leaves the pin of its source's bucket. Then the caller must have a right to that, which being allowed to read
+/// the source and to write the copy is not.
+async fn leaves_pin(
+    front: &FrontDoor,
+    cx: &Cx,
+    request: (&HeaderMap, &Uri),
+    source: &CopySource,
+    to: &BucketRecord,
+) -> Result<bool, Fail> {
+    let from = front.bucket(&source.bucket, None)?;
+    if !is_laxer(&from.options.regions, &to.options.regions) {
+        return Ok(false);
+    }
+    let version = source.version.map(|version| version.to_string());
+    let target = Target { bucket: from.name.as_str(), key: Some(source.key.as_str()), version: version.as_deref() };
+    let decision = front.ask(cx, request, LOOSEN, &from, &target).await?;
+    let allowed = decision.allowed;
+    cx.trace.set_last_decision(decision.clone());
+    match allowed {
+        true => Ok(true),
+        false => Err(denied(&cx.caller, LOOSEN, &target.arn(), &decision.by).into()),
+    }
+}
+
 pub(crate) async fn copy_object(
     front: &FrontDoor,
     cx: &Cx,
     request: S3Request<CopyObjectInput>,
 ) -> Outcome<CopyObjectOutput> {
-    let S3Request { input, headers, .. } = request;
+    let S3Request { input, headers, uri, .. } = request;
     let bucket = front.named(&input.bucket, input.expected_bucket_owner.as_deref())?;
     let since = (input.copy_source_if_modified_since, input.copy_source_if_unmodified_since);
     let source = source(front, &input.copy_source, input.expected_source_bucket_owner.as_deref(), &headers, since)?;
     let record = front.bucket(&bucket, None)?;
-    let asked = attributes::of_request(cx, &record, &headers, input.metadata)?;
+    let leaves = leaves_pin(front, cx, (&headers, &uri), &source, &record).await?;
+    let asked = attributes::of_request(front, cx, &record, &headers, input.metadata)?;
     lock::check_allowed(front, &bucket, &asked)?;
     let mut lock = attributes::lock_of_request(&headers)?;
     (lock.owner, lock.acl) = (asked.owner.clone(), asked.acl.clone());
@@ -105,25 +147,22 @@ pub(crate) async fn copy_object(
     let tagging_directive = input.tagging_directive.as_ref().map(dto::TaggingDirective::as_str);
     let replace_tags = replaces(tagging_directive, "tagging")?.then(|| asked.tags.clone());
     let encryption = sse::of_write(front, &record, &headers)?;
-    let copied = front
-        .store
-        .copy(CopyRequest {
-            source,
-            bucket,
-            key: convert::object_key(input.key)?,
-            storage_class: asked.headers.storage_class.clone(),
-            class_asked: headers.contains_key("x-amz-storage-class"),
-            replace_attributes: replaces(directive, "metadata")?.then_some(asked),
-            replace_tags,
-            algorithm: checksums::asked_algorithm(&headers)?,
-            lock,
-            sse: encryption.sse,
-            sse_asked: encryption.is_named,
-            customer_key: encryption.key,
-            condition: write_condition(&headers)?,
-        })
-        .await
-        .map_err(source_fail)?;
+    let copy = front.store.copy(CopyRequest {
+        source,
+        bucket,
+        key: convert::object_key(input.key)?,
+        storage_class: asked.headers.storage_class.clone(),
+        class_asked: headers.contains_key("x-amz-storage-class"),
+        replace_attributes: replaces(directive, "metadata")?.then_some(asked),
+        replace_tags,
+        algorithm: checksums::asked_algorithm(&headers)?,
+        lock,
+        sse: encryption.sse,
+        sse_asked: encryption.is_named,
+        customer_key: encryption.key,
+        condition: write_condition(&headers)?,
+    });
+    let copied = if leaves { keyed_copy(cx, to_key.as_str(), copy).await } else { copy.await }.map_err(source_fail)?;
     let expiration = Lifetimes::of_written(front, &to_bucket, &to_key).await;
     let sums = Fields::of(copied.put.checksum.as_ref());
     let encryption = sse::Fields::of(&copied.put.sse);
@@ -153,10 +192,10 @@ pub(crate) async fn copy_object(
 
 pub(crate) async fn upload_part_copy(
     front: &FrontDoor,
-    _cx: &Cx,
+    cx: &Cx,
     request: S3Request<UploadPartCopyInput>,
 ) -> Outcome<UploadPartCopyOutput> {
-    let S3Request { input, headers, .. } = request;
+    let S3Request { input, headers, uri, .. } = request;
     let customer_key = sse::customer_key(front, &headers, &sse::OWN)?;
     let bucket = front.named(&input.bucket, input.expected_bucket_owner.as_deref())?;
     let since = (input.copy_source_if_modified_since, input.copy_source_if_unmodified_since);
@@ -165,7 +204,10 @@ pub(crate) async fn upload_part_copy(
     let key = convert::object_key(input.key)?;
     let upload = convert::upload_id(&input.upload_id)?;
     let number = convert::part_number(input.part_number)?;
-    let copied = front.store.upload_part_copy(source, &bucket, &key, upload, number, customer_key).await;
+    let record = front.bucket(&bucket, None)?;
+    let leaves = leaves_pin(front, cx, (&headers, &uri), &source, &record).await?;
+    let copy = front.store.upload_part_copy(source, &bucket, &key, upload, number, customer_key);
+    let copied = if leaves { keyed_copy(cx, key.as_str(), copy).await } else { copy.await };
     let UploadedPart { part, sse, source_version } = copied.map_err(|error| match error {
         // Of a copy, S3 calls a range outside the source an invalid argument.
         granary_store::StoreError::InvalidRange { size_bytes } => S3Error::with_message(
@@ -200,6 +242,22 @@ pub(crate) async fn upload_part_copy(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pin_is_left_where_bytes_may_lie_elsewhere() {
+        let regions = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        for (from, to, laxer) in [
+            (&[][..], &[][..], false),
+            (&[], &["eu"], false),
+            (&["eu"], &["eu"], false),
+            (&["eu", "de"], &["de"], false),
+            (&["eu"], &[], true),
+            (&["eu"], &["eu", "us"], true),
+            (&["eu"], &["us"], true),
+        ] {
+            assert_eq!(is_laxer(&regions(from), &regions(to)), laxer, "{from:?} to {to:?}");
+        }
+    }
 
     #[test]
     fn source_ranges() {

@@ -140,15 +140,34 @@ pub(crate) fn of_put(
     }
 }
 
+/// Tells whether a canonical id is somebody's.
+pub(crate) type Known<'a> = &'a dyn Fn(&str) -> bool;
+
+/// Whoever is granted something has to be there.
+fn check_grantees(acl: &Acl, known: Known<'_>) -> Result<(), S3Error> {
+    let is_known = |grant: &Grant| match &grant.grantee {
+        Grantee::User(id) => known(id),
+        _ => true,
+    };
+    if acl.grants().iter().all(is_known) { Ok(()) } else { Err(refusal(&AclError::Id)) }
+}
+
 /// Whether the bucket takes the list: lists may be switched off, or public ones blocked.
-pub(crate) fn check(bucket: &BucketRecord, acl: &Acl, owner: &str) -> Result<(), S3Error> {
+pub(crate) fn check(bucket: &BucketRecord, acl: &Acl, owner: &str, known: Known<'_>) -> Result<(), S3Error> {
     if !ownership(bucket).has_acls() && !acl.is_trivial(owner, &bucket.owner) {
         return Err(not_supported());
     }
     if public_access(bucket).block_public_acls && acl.is_public() {
         return Err(access_denied());
     }
-    Ok(())
+    check_grantees(acl, known)
+}
+
+/// Where ownership is enforced, what another account writes is not its own: `private` would say that it is. (The bucket's owner
+/// may say `private`, which is so anyway: old clients always do. AWS refuses it to them, too.)
+pub(crate) fn check_canned(bucket: &BucketRecord, caller: &str, headers: &HeaderMap) -> Result<(), S3Error> {
+    let says_other = text(headers, &ACL)?.is_some_and(|name| name != OWNER_FULL_CONTROL);
+    if says_other && caller != bucket.owner && !ownership(bucket).has_acls() { Err(not_supported()) } else { Ok(()) }
 }
 
 /// The owner and the stored list of an object that `writer` writes. An object that nobody in particular wrote
@@ -157,35 +176,39 @@ pub(crate) fn of_write(
     bucket: &BucketRecord,
     writer: Option<&str>,
     headers: &HeaderMap,
+    known: Known<'_>,
 ) -> Result<(String, Option<Vec<u8>>), S3Error> {
     let writer = writer.unwrap_or(&bucket.owner);
+    check_canned(bucket, writer, headers)?;
     let owner = match ownership(bucket) {
         Ownership::BucketOwnerEnforced => &bucket.owner,
         Ownership::BucketOwnerPreferred if text(headers, &ACL)? == Some(OWNER_FULL_CONTROL) => &bucket.owner,
         Ownership::BucketOwnerPreferred | Ownership::ObjectWriter => writer,
     };
     let Some(acl) = of_headers(headers, owner, &bucket.owner)? else { return Ok((owner.to_owned(), None)) };
-    check(bucket, &acl, owner)?;
+    check(bucket, &acl, owner, known)?;
     let stored = if ownership(bucket).has_acls() { acl.encode(owner) } else { None };
     Ok((owner.to_owned(), stored))
 }
 
-/// The stored list of a bucket to be made with this ownership. New buckets block public lists.
+/// The stored list of a bucket to be made with this ownership, and with public lists blocked or not.
 pub(crate) fn of_new_bucket(
     headers: &HeaderMap,
     owner: &str,
-    ownership: Ownership,
+    (ownership, is_blocked): (Ownership, bool),
+    known: Known<'_>,
 ) -> Result<Option<Vec<u8>>, S3Error> {
     let Some(acl) = of_headers(headers, owner, owner)? else { return Ok(None) };
     if !ownership.has_acls() && !acl.is_trivial(owner, owner) {
         return Err(acl_with_ownership());
     }
-    if acl.is_public() {
+    if is_blocked && acl.is_public() {
         return Err(bad_request(
             "InvalidBucketAclWithBlockPublicAccessError",
             "Bucket cannot have public ACLs set with BlockPublicAccess enabled",
         ));
     }
+    check_grantees(&acl, known)?;
     Ok(acl.encode(owner))
 }
 
@@ -224,11 +247,15 @@ mod tests {
 
     #[test]
     fn a_new_bucket_takes_no_public_list() {
-        let of = |name, ownership| of_new_bucket(&headers(&[("x-amz-acl", name)]), A, ownership);
+        let of = |name, ownership| of_new_bucket(&headers(&[("x-amz-acl", name)]), A, (ownership, true), &|_| true);
         assert_eq!(of("private", Ownership::BucketOwnerEnforced).unwrap(), None);
         let code = |result: Result<_, S3Error>| result.unwrap_err().code().as_str().to_owned();
         assert_eq!(code(of("public-read", Ownership::BucketOwnerEnforced)), "InvalidBucketAclWithObjectOwnership");
         assert_eq!(code(of("public-read", Ownership::ObjectWriter)), "InvalidBucketAclWithBlockPublicAccessError");
         assert!(of("log-delivery-write", Ownership::ObjectWriter).unwrap().is_some());
+        let read = format!("id={A}");
+        let stranger =
+            of_new_bucket(&headers(&[("x-amz-grant-read", &read)]), "o", (Ownership::ObjectWriter, true), &|_| false);
+        assert_eq!(code(stranger), "InvalidArgument");
     }
 }

@@ -18,6 +18,7 @@ pub(crate) mod logging;
 pub(crate) mod multipart;
 pub(crate) mod notification;
 pub(crate) mod read;
+pub(crate) mod session;
 pub(crate) mod settings;
 pub(crate) mod sse;
 pub(crate) mod tagging;
@@ -30,7 +31,7 @@ use s3s::dto;
 
 use crate::context::Cx;
 use crate::convert;
-use crate::error::{Fail, not_implemented};
+use crate::error::Fail;
 
 /// An owner as S3 shows one. The name is known of who asks, and shown of nobody else.
 pub(crate) fn owner(cx: &Cx, id: &str) -> dto::Owner {
@@ -39,15 +40,11 @@ pub(crate) fn owner(cx: &Cx, id: &str) -> dto::Owner {
     dto::Owner { display_name, id: Some(id.to_owned()) }
 }
 
-/// Preconditions of a write. `If-None-Match` with an ETag is not in S3: a client that sends one must not
-/// believe that it held.
+/// Preconditions of a write. (AWS takes only `*` in `If-None-Match` here; with ETags it means what RFC 9110 says.)
 pub(crate) fn write_condition(headers: &HeaderMap) -> Result<Condition, Fail> {
-    let if_none_match = convert::etag_match(headers, &IF_NONE_MATCH)?;
-    if !matches!(if_none_match, None | Some(granary_meta::command::EtagMatch::Any)) {
-        return Err(not_implemented(
-            "A header you provided implies functionality that is not implemented: on writes, If-None-Match takes `*` only",
-        )
-        .into());
-    }
-    Ok(Condition { if_match: convert::etag_match(headers, &IF_MATCH)?, if_none_match, ..Condition::default() })
+    Ok(Condition {
+        if_match: convert::etag_match(headers, &IF_MATCH)?,
+        if_none_match: convert::etag_match(headers, &IF_NONE_MATCH)?,
+        ..Condition::default()
+    })
 }

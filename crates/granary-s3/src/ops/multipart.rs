@@ -67,7 +67,7 @@ pub(crate) async fn create_multipart_upload(
     let S3Request { input, headers, .. } = request;
     let bucket = front.named(&input.bucket, input.expected_bucket_owner.as_deref())?;
     let record = front.bucket(&bucket, None)?;
-    let mut attributes = attributes::of_request(cx, &record, &headers, input.metadata)?;
+    let mut attributes = attributes::of_request(front, cx, &record, &headers, input.metadata)?;
     attributes.sse = sse::of_write(front, &record, &headers)?.sse;
     lock::check_allowed(front, &bucket, &attributes)?;
     let asked = checksums::asked_algorithm(&headers)?;

@@ -27,7 +27,7 @@ pub(crate) async fn put_object(
     let offset = append::offset(input.write_offset_bytes)?;
     let bucket = front.named(&input.bucket, input.expected_bucket_owner.as_deref())?;
     let record = front.bucket(&bucket, None)?;
-    let mut attributes = attributes::of_request(cx, &record, &headers, input.metadata)?;
+    let mut attributes = attributes::of_request(front, cx, &record, &headers, input.metadata)?;
     let encryption = sse::of_write(front, &record, &headers)?;
     attributes.sse = encryption.sse;
     lock::check_allowed(front, &bucket, &attributes)?;

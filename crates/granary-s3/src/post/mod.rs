@@ -48,8 +48,12 @@ pub(crate) enum Signer<'a> {
     /// Nobody: no policy and no signature.
     Nobody,
     /// Whoever holds this access key, with the token of a session beside it.
-    Key { access_key: &'a str, token: Option<&'a str> },
+    Key { access_key: &'a str, token: Option<&'a str>, is_v2: bool },
 }
+
+/// Marks the PutObject that a form stands for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Form;
 
 /// Where a form goes.
 pub(crate) struct Door<'a, S, P> {
@@ -58,6 +62,8 @@ pub(crate) struct Door<'a, S, P> {
     /// The bucket that the request names.
     pub(crate) bucket: &'a str,
     pub(crate) allow_sigv2: bool,
+    /// Seconds that a form may be signed in the future.
+    pub(crate) skew_s: u64,
     /// The secret of an access key, to verify a signature with.
     pub(crate) secret: S,
     /// Marks a request as the signer's.
@@ -100,7 +106,7 @@ where
     fields.expand_filename();
     let fields = fields;
     let key = fields.get("key").filter(|key| !key.is_empty()).ok_or_else(|| sign::missing("key"))?;
-    let signed = Signed::of(&fields, now())?;
+    let signed = Signed::of(&fields, now(), door.skew_s)?;
     let signer = match &signed {
         None => Signer::Nobody,
         Some(signed) => {
@@ -109,7 +115,11 @@ where
             }
             signed.verify((door.secret)(signed.access_key)?.expose())?;
             check_policy(signed.policy, &fields, door.bucket, file.len())?;
-            Signer::Key { access_key: signed.access_key, token: fields.get("x-amz-security-token") }
+            Signer::Key {
+                access_key: signed.access_key,
+                token: fields.get("x-amz-security-token"),
+                is_v2: signed.is_v2(),
+            }
         }
     };
     let mut put = Request::new(Body::empty());
@@ -118,6 +128,7 @@ where
         .parse()
         .map_err(|_| S3Error::new(S3ErrorCode::InvalidURI))?;
     *put.extensions_mut() = parts.extensions.clone();
+    put.extensions_mut().insert(Form);
     *put.headers_mut() = fields::headers(&fields, &parts.headers)?;
     put.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(file.len()));
     (door.prove)(&mut put, signer)?;

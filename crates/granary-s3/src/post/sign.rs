@@ -3,7 +3,9 @@
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use granary_access::sigv4::signing_key;
 use granary_types::Timestamp;
+use granary_types::hex;
 use s3s::{S3Error, S3ErrorCode};
 
 use super::form::Fields;
@@ -12,7 +14,6 @@ use crate::error::invalid_argument;
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 /// A signing key is good for seven days.
 const KEY_SECS_MAX: u64 = 7 * 24 * 60 * 60;
-const CLOCK_SKEW_SECS: u64 = 15 * 60;
 
 /// A signature that a form carries, and who it is said to be of.
 #[derive(Debug)]
@@ -37,11 +38,11 @@ pub(crate) fn missing(name: &str) -> S3Error {
 }
 
 impl<'a> Signed<'a> {
-    /// What the form says; `None` if it is not signed at all.
+    /// What the form says; `None` if it is not signed at all. `skew_s`: how far in the future it may say that it was signed.
     ///
     /// # Errors
     /// `InvalidArgument` for a signature that is not whole.
-    pub(crate) fn of(fields: &'a Fields, now: Timestamp) -> Result<Option<Self>, S3Error> {
+    pub(crate) fn of(fields: &'a Fields, now: Timestamp, skew_s: u64) -> Result<Option<Self>, S3Error> {
         let v4 = ["x-amz-credential", "x-amz-signature", "x-amz-algorithm"];
         let v2 = ["awsaccesskeyid", "signature"];
         let is_v4 = v4.iter().any(|name| fields.get(name).is_some());
@@ -68,7 +69,7 @@ impl<'a> Signed<'a> {
                 "The x-amz-credential field must be of the form ACCESS_KEY/DATE/REGION/SERVICE/aws4_request",
             ));
         };
-        check_date(stamp, date, now)?;
+        check_date(stamp, date, now, skew_s)?;
         Ok(Some(Self { access_key, policy, how: How::V4 { date, region, service, signature } }))
     }
 
@@ -90,14 +91,8 @@ impl<'a> Signed<'a> {
                     .is_ok_and(|tag| hmac::verify(&key, self.policy.as_bytes(), &tag).is_ok())
             }
             How::V4 { date, region, service, signature } => {
-                let key = |bytes: &[u8]| hmac::Key::new(hmac::HMAC_SHA256, bytes);
-                let secret = zeroize::Zeroizing::new(format!("AWS4{secret}"));
-                let mut signing = hmac::sign(&key(secret.as_bytes()), date.as_bytes());
-                for step in [*region, *service, "aws4_request"] {
-                    signing = hmac::sign(&key(signing.as_ref()), step.as_bytes());
-                }
-                from_hex(signature)
-                    .is_some_and(|tag| hmac::verify(&key(signing.as_ref()), self.policy.as_bytes(), &tag).is_ok())
+                let key = signing_key(secret, date, region, service);
+                hex::decode(signature).is_some_and(|tag| hmac::verify(&key, self.policy.as_bytes(), &tag).is_ok())
             }
         };
         if matches { Ok(()) } else { Err(S3Error::new(S3ErrorCode::SignatureDoesNotMatch)) }
@@ -105,7 +100,7 @@ impl<'a> Signed<'a> {
 }
 
 /// `20260102T030405Z`, on the credential's day, and neither in the future nor older than a signing key lasts.
-fn check_date(stamp: &str, date: &str, now: Timestamp) -> Result<(), S3Error> {
+fn check_date(stamp: &str, date: &str, now: Timestamp, skew_s: u64) -> Result<(), S3Error> {
     let bad = || invalid_argument("X-Amz-Date must be of the form YYYYMMDD'T'HHMMSS'Z', on the day of the credential");
     let bytes = stamp.as_bytes();
     let is_digit = |at: std::ops::Range<usize>| bytes[at].iter().all(u8::is_ascii_digit);
@@ -126,18 +121,11 @@ fn check_date(stamp: &str, date: &str, now: Timestamp) -> Result<(), S3Error> {
     );
     let at = s3s::dto::Timestamp::parse(s3s::dto::TimestampFormat::DateTime, &iso).map_err(|_| bad())?;
     let (at, now) = (crate::convert::from_timestamp(at).as_secs(), now.as_secs());
-    if at > now + CLOCK_SKEW_SECS {
+    if at > now + skew_s {
         return Err(S3Error::with_message(S3ErrorCode::AccessDenied, "Request is not valid yet"));
     }
     if at + KEY_SECS_MAX < now {
         return Err(S3Error::with_message(S3ErrorCode::AccessDenied, "Request has expired"));
     }
     Ok(())
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let nibble = |b: u8| char::from(b).to_digit(16);
-    let bytes = text.as_bytes();
-    (bytes.len() == 64).then_some(())?;
-    bytes.chunks_exact(2).map(|pair| u8::try_from(nibble(pair[0])? * 16 + nibble(pair[1])?).ok()).collect()
 }

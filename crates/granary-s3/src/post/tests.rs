@@ -137,23 +137,23 @@ fn signatures() {
     let then = Timestamp::from_secs(1_451_347_200);
     let secret = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
     let good = fields(&|_| None);
-    let signed = Signed::of(&good, then).unwrap().unwrap();
+    let signed = Signed::of(&good, then, 900).unwrap().unwrap();
     assert_eq!(signed.access_key, "AKIAIOSFODNN7EXAMPLE");
     signed.verify(secret).unwrap();
     assert!(signed.verify("another-secret").is_err());
     let week_later = Timestamp::from_secs(1_451_347_200 + 8 * 86400);
-    assert_eq!(Signed::of(&good, week_later).unwrap_err().code(), &S3ErrorCode::AccessDenied);
+    assert_eq!(Signed::of(&good, week_later, 900).unwrap_err().code(), &S3ErrorCode::AccessDenied);
     let other_day = fields(&|name| (name == "x-amz-date").then_some("20151230T000000Z"));
-    assert!(Signed::of(&other_day, then).is_err());
+    assert!(Signed::of(&other_day, then, 900).is_err());
     let region = "AKIAIOSFODNN7EXAMPLE/20151229/eu-west-1/s3/aws4_request";
     let other_region = fields(&|name| (name == "x-amz-credential").then_some(region));
-    assert!(Signed::of(&other_region, then).unwrap().unwrap().verify(secret).is_err());
+    assert!(Signed::of(&other_region, then, 900).unwrap().unwrap().verify(secret).is_err());
     for name in ["policy", "x-amz-credential", "x-amz-algorithm", "x-amz-date", "x-amz-signature"] {
         let mut without = fields(&|_| None);
         without.pairs.retain(|(other, _)| other != name);
-        assert_eq!(Signed::of(&without, then).unwrap_err().code(), &S3ErrorCode::InvalidArgument, "{name}");
+        assert_eq!(Signed::of(&without, then, 900).unwrap_err().code(), &S3ErrorCode::InvalidArgument, "{name}");
     }
-    assert!(Signed::of(&Fields::default(), then).unwrap().is_none());
+    assert!(Signed::of(&Fields::default(), then, 900).unwrap().is_none());
 }
 
 #[test]

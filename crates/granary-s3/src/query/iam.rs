@@ -5,11 +5,12 @@
 use std::sync::Arc;
 
 use granary_access::manage::{NewKey, provider_arn};
-use granary_access::policy::{GivenContext, Key, builtin, date};
+use granary_access::policy::{GivenContext, Key, builtin};
 use granary_access::records::{AccessKey, Group, ManagedPolicy, Role, User};
 use granary_access::state::{Holder, builtin_arn, group_arn, policy_arn, role_arn, user_arn};
 use granary_access::{IamError, PrincipalKind, Question, State, decide};
 use granary_types::Timestamp;
+use granary_types::date;
 
 use super::xml::Xml;
 use super::{Asked, Failure, Result};
@@ -149,7 +150,10 @@ impl Call<'_> {
     fn user_name(&self) -> Result<String> {
         match self.asked.form.maybe("UserName") {
             Some(name) => Ok(name.to_owned()),
-            None if self.asked.who.kind == PrincipalKind::User => Ok(self.asked.who.name.clone()),
+            None if self.asked.who.kind == PrincipalKind::User => {
+                self.asked.note("userName", &self.asked.who.name);
+                Ok(self.asked.who.name.clone())
+            }
             None => Err(Failure::new(
                 400,
                 "ValidationError",
@@ -246,7 +250,12 @@ impl Call<'_> {
         match self.action {
             "CreateAccessKey" => {
                 let now = self.now();
-                let key = self.change(|state| state.create_key(&self.account, &name, NewKey::default(), now)).await?;
+                let key = self
+                    .change(|state| {
+                        let made = state.create_key(&self.account, &name, NewKey::default(), now);
+                        made.inspect(|key| self.asked.note("accessKeyId", &key.access_key))
+                    })
+                    .await?;
                 xml.within("AccessKey", |xml| {
                     key_xml(xml, &key);
                     xml.text("SecretAccessKey", &key.secret);
@@ -451,6 +460,11 @@ impl Call<'_> {
             "CreateOpenIDConnectProvider" => {
                 let url = form.text("Url")?;
                 self.check(&self.arn("oidc-provider", url.trim_start_matches("https://")))?;
+                let name = granary_access::oidc::issuer_name(url);
+                if name.is_some_and(|name| !self.asked.query.iam.limits().takes_issuer(name)) {
+                    let why = format!("This server takes no tokens of {url}: identity.oidc_issuers does not name it");
+                    return Err(IamError::ValidationError(why).into());
+                }
                 let clients = form.list("ClientIDList").into_iter().map(str::to_owned).collect();
                 let now = self.now();
                 let arn = self.change(|state| state.create_provider(&self.account, url, clients, now)).await?;

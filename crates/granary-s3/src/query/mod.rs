@@ -3,6 +3,7 @@
 //! Guarantees: the signature is verified for the service that is asked (`iam`, `sts`) before anything is done, and whatever
 //! is asked must be allowed by a policy (root may do everything). S3 has no `POST /`, so nothing of S3 is shadowed.
 
+pub(crate) mod call;
 mod iam;
 mod sts;
 mod xml;
@@ -22,6 +23,7 @@ use crate::access::gate::Gate;
 use crate::access::{AuthView, View};
 use crate::context::Trace;
 use crate::convert;
+use call::ApiCall;
 
 /// Bytes of a form, at most: two policies of the greatest size and some.
 pub(crate) const FORM_BYTES_MAX: usize = 128 * 1024;
@@ -158,7 +160,7 @@ impl Asked<'_> {
     pub(crate) fn check(&self, action: &str, resource: &str) -> Result<()> {
         let decision = self.decide(action, resource);
         let (allowed, by) = (decision.allowed, decision.by.clone());
-        self.trace.set_decision(decision);
+        self.decided(decision);
         if allowed {
             return Ok(());
         }
@@ -170,6 +172,16 @@ impl Asked<'_> {
                 self.who.arn
             ),
         ))
+    }
+
+    /// Leaves what was decided with the request.
+    pub(crate) fn decided(&self, decision: Decision) {
+        self.trace.set_decision(decision);
+    }
+
+    /// Keeps for the request's event what its form does not say: whose key it is, which key was made.
+    pub(crate) fn note(&self, name: &str, value: &str) {
+        self.trace.note_of_call(name, value);
     }
 
     pub(crate) fn decide(&self, action: &str, resource: &str) -> Decision {
@@ -231,6 +243,9 @@ impl Query {
             .text("Action")
             .map_err(|_| Failure::new(400, "MissingAction", "The request names no Action"))?
             .to_owned();
+        if let Some(call) = ApiCall::of(&form, &action, is_sts) {
+            trace.set_call(call);
+        }
         if !is_sts && form.maybe("Version") != Some(iam::VERSION) {
             return Err(Failure::new(
                 400,
@@ -271,7 +286,7 @@ impl Query {
             ));
         }
         let secret = self.iam.secret(claim.access_key).ok_or(Refused::Unknown)?;
-        request.verify(&claim, &secret, self.iam.now().as_secs())?;
+        request.verify(&claim, &secret, self.iam.now().as_secs(), self.iam.limits().clock_skew_s)?;
         let token = parts.headers.get("x-amz-security-token").and_then(|token| token.to_str().ok());
         Ok(self.iam.authenticate(claim.access_key, token)?)
     }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use granary_access::identity::{PrincipalKind, Session};
 use granary_access::manage::provider_arn;
 use granary_access::oidc;
-use granary_access::policy::{Env, GivenContext, Key, Policy, PolicyKind, Verdict, date};
+use granary_access::policy::{Env, GivenContext, Key, Policy, PolicyKind, Verdict};
 use granary_access::records::Role;
 use granary_access::session::{Issued, Of};
 use granary_access::state::role_arn;
-use granary_access::{Decision, IamError, Identity};
+use granary_access::{By, Decision, IamError, Identity};
 use granary_types::Timestamp;
+use granary_types::date;
 
 use super::xml::Xml;
 use super::{Asked, Failure, Result};
@@ -35,6 +36,7 @@ pub(crate) async fn act(asked: &Asked<'_>, action: &str) -> Result<String> {
         "GetCallerIdentity" => {
             let mut xml = Xml::new();
             // Needs no permission, as in AWS: it tells what the caller knows.
+            asked.decided(Decision { allowed: true, by: By::Unneeded });
             xml.text("Arn", &asked.who.arn).text("UserId", &asked.who.id).text("Account", &asked.who.account);
             Ok(xml.into_string())
         }
@@ -60,7 +62,9 @@ fn session_policies(asked: &Asked<'_>) -> (Vec<String>, Vec<String>) {
     (policies, arns)
 }
 
-fn credentials(xml: &mut Xml, issued: &Issued) {
+/// The new credentials, in the answer; which key it is (and nothing else of it) also in the trail, where its requests are found by it.
+fn credentials(asked: &Asked<'_>, xml: &mut Xml, issued: &Issued) {
+    asked.note("accessKeyId", &issued.access_key);
     xml.within("Credentials", |xml| {
         xml.text("AccessKeyId", &issued.access_key)
             .text("SecretAccessKey", &issued.secret)
@@ -83,8 +87,9 @@ fn session_token(asked: &Asked<'_>) -> Result<String> {
     };
     let duration_s = duration(asked, SESSION_TOKEN_DEFAULT_S, most_s)?;
     let issued = asked.query.iam.issue_session(of, duration_s, Vec::new(), Vec::new(), None)?;
+    asked.decided(Decision { allowed: true, by: By::Unneeded });
     let mut xml = Xml::new();
-    credentials(&mut xml, &issued);
+    credentials(asked, &mut xml, &issued);
     Ok(xml.into_string())
 }
 
@@ -111,12 +116,15 @@ fn session_name(asked: &Asked<'_>) -> Result<String> {
 }
 
 fn assumed(asked: &Asked<'_>, role: &Role, session: &str, issued: &Issued, xml: &mut Xml) {
-    let _ = asked;
-    credentials(xml, issued);
+    credentials(asked, xml, issued);
     xml.within("AssumedRoleUser", |xml| {
         xml.text("AssumedRoleId", &format!("{}:{session}", role.id))
             .text("Arn", &format!("arn:aws:sts::{}:assumed-role/{}/{session}", role.account, role.name));
     });
+}
+
+fn by_trust_of(role: &Role, statement: Arc<str>) -> By {
+    By::Trust { role: role.name.as_str().into(), statement }
 }
 
 fn not_authorized(who: &str, action: &str, arn: &str) -> Failure {
@@ -140,11 +148,17 @@ fn assume_role(asked: &Asked<'_>) -> Result<String> {
     let by_trust = trust.judge("sts:AssumeRole", arn, &env);
     let own: Decision = asked.decide("sts:AssumeRole", arn);
     let is_same_account = asked.who.account == role.account;
-    let denied_by_own =
-        matches!(&own.by, granary_access::By::Identity { .. } | granary_access::By::Limit { .. }) && !own.allowed;
-    let allowed = matches!(by_trust, Verdict::Allowed(_))
-        && !denied_by_own
-        && (own.allowed || (is_same_account && trust.names(&asked.who)));
+    let denied_by_own = matches!(&own.by, By::Identity { .. } | By::Limit { .. }) && !own.allowed;
+    let is_enough = own.allowed || (is_same_account && trust.names(&asked.who));
+    let decision = match by_trust {
+        _ if denied_by_own => own,
+        Verdict::Denied(statement) => Decision { allowed: false, by: by_trust_of(&role, statement) },
+        Verdict::Allowed(statement) if is_enough => Decision { allowed: true, by: by_trust_of(&role, statement) },
+        Verdict::Allowed(_) => own,
+        Verdict::Silent => Decision { allowed: false, by: By::Nothing },
+    };
+    let allowed = decision.allowed;
+    asked.decided(decision);
     if !allowed {
         return Err(refused());
     }
@@ -165,6 +179,13 @@ async fn web_identity(asked: &Asked<'_>) -> Result<String> {
     let role = role_of(asked, arn).ok_or_else(refused)?;
     let claimed = oidc::claimed_issuer(token)?;
     let name = oidc::issuer_name(&claimed).ok_or_else(refused)?.to_owned();
+    if !asked.query.iam.limits().takes_issuer(&name) {
+        return Err(Failure::new(
+            400,
+            "InvalidIdentityToken",
+            format!("Tokens of {claimed} are not taken: identity.oidc_issuers does not name it"),
+        ));
+    }
     let state = asked.query.iam.state();
     // The role's account trusts the provider, not whoever presents a token.
     let provider = state.provider(&role.account, &name).ok_or_else(|| {
@@ -207,8 +228,20 @@ async fn web_identity(asked: &Asked<'_>) -> Result<String> {
     let view = asked.view();
     let context = GivenContext { given, rest: &view };
     let env = Env { identity: &identity, context: &context };
-    if !matches!(trust.judge("sts:AssumeRoleWithWebIdentity", arn, &env), Verdict::Allowed(_)) {
-        return Err(refused());
+    asked.note("provider", &provider_arn(&role.account, &name));
+    asked.note("subjectFromWebIdentityToken", &verified.subject);
+    match trust.judge("sts:AssumeRoleWithWebIdentity", arn, &env) {
+        Verdict::Allowed(statement) => {
+            asked.decided(Decision { allowed: true, by: by_trust_of(&role, statement) });
+        }
+        Verdict::Denied(statement) => {
+            asked.decided(Decision { allowed: false, by: by_trust_of(&role, statement) });
+            return Err(refused());
+        }
+        Verdict::Silent => {
+            asked.decided(Decision { allowed: false, by: By::Nothing });
+            return Err(refused());
+        }
     }
     let duration_s = duration(asked, DEFAULT_S, role.session_s_max)?;
     let (policies, arns) = session_policies(asked);

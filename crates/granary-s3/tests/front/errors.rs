@@ -30,6 +30,7 @@ fn every_refusal_has_its_answer() {
         (Refusal::QuotaExceeded, 403, "QuotaExceeded"),
         (Refusal::InvalidState("no"), 409, "InvalidBucketState"),
         (Refusal::Stale, 500, "InternalError"),
+        (Refusal::BlockGone, 503, "SlowDown"),
     ] {
         let shown = format!("{refusal:?}");
         let answer = answer(&StoreError::Refused(refusal), false);

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use granary_access::{Iam, Owner, Secret};
-use granary_s3::{FrontConfig, RequestObserver, S3Service, service};
+use granary_s3::{Ended, FrontConfig, RequestObserver, S3Service, service};
 use granary_types::ClusterId;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
@@ -21,8 +21,8 @@ pub type Seen = Arc<Mutex<Vec<(&'static str, u16, u64, u64)>>>;
 struct Recorder(Seen);
 
 impl RequestObserver for Recorder {
-    fn done(&self, op: &'static str, status: u16, bytes_in: u64, bytes_out: u64, _micros: u64) {
-        self.0.lock().unwrap().push((op, status, bytes_in, bytes_out));
+    fn done(&self, ended: &Ended<'_>) {
+        self.0.lock().unwrap().push((ended.op, ended.status, ended.bytes_in, ended.bytes_out));
     }
 }
 

@@ -1,7 +1,8 @@
 //! The fuzz targets without a fuzzer: every file of the corpus, and seeded mutations of each. libFuzzer needs a nightly
 //! compiler (`fuzz/README.md`); this runs on any.
 //!
-//! `FUZZ_SEED` repeats a run, `FUZZ_ROUNDS` sets how many mutations of each file are tried.
+//! `FUZZ_SEED` repeats a run; `FUZZ_ROUNDS` sets how many mutations of each file are tried, or `FUZZ_SECONDS` how long each target
+//! is driven: then inputs whose answers are new are mutated further. (`make test` says 8 seconds, `make soak` half an hour.)
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::type_complexity)]
 
 #[path = "../front/client.rs"]
@@ -14,13 +15,17 @@ mod targets;
 #[path = "../front/twin.rs"]
 mod twin;
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 const ROUNDS: u32 = 150;
+/// Inputs of one target that are mutated further, at most.
+const POOL_MAX: usize = 5_000;
 
 fn corpus(target: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
@@ -59,24 +64,67 @@ fn mutate(rng: &mut StdRng, input: &[u8], other: &[u8]) -> Vec<u8> {
     out
 }
 
+/// How long each target is driven.
+enum Budget {
+    /// So many mutations of each file.
+    Rounds(u32),
+    /// So long, whatever comes of it; inputs with answers that were not heard before are mutated further.
+    Seconds(u64),
+}
+
+fn number<T: std::str::FromStr>(variable: &str) -> Option<T> {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok())
+}
+
+/// Gives an input to a target; a panic is told with what repeats it.
+fn drive(name: &str, target: fn(&[u8]), input: &[u8], seed: u64) {
+    let caught = std::panic::catch_unwind(|| target(input));
+    let shown = String::from_utf8_lossy(input);
+    assert!(caught.is_ok(), "{name}: FUZZ_SEED={seed}: this input broke it:\n{shown:?}");
+}
+
+fn rounds(name: &str, target: fn(&[u8]), files: &[Vec<u8>], rounds: u32, seed: u64) {
+    for (index, file) in files.iter().enumerate() {
+        // A generator per file, so that one can be repeated alone.
+        let mut rng = StdRng::seed_from_u64(seed ^ (index as u64) << 32 ^ u64::from(name.as_bytes()[0]));
+        for _ in 0..rounds {
+            let other = &files[rng.random_range(0..files.len())];
+            drive(name, target, &mutate(&mut rng, file, other), seed);
+        }
+    }
+}
+
+fn seconds(name: &str, target: fn(&[u8]), mut pool: Vec<Vec<u8>>, seconds: u64, seed: u64) {
+    let mut rng = StdRng::seed_from_u64(seed ^ u64::from(name.as_bytes()[0]));
+    let mut heard = HashSet::new();
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let (mut tried, files) = (0_u64, pool.len());
+    targets::heard();
+    while Instant::now() < end {
+        let (one, other) = (rng.random_range(0..pool.len()), rng.random_range(0..pool.len()));
+        let input = mutate(&mut rng, &pool[one], &pool[other]);
+        drive(name, target, &input, seed);
+        tried += 1;
+        if heard.insert(targets::heard()) && pool.len() < POOL_MAX {
+            pool.push(input);
+        }
+    }
+    println!("{name}: {tried} inputs, {} answers, {} inputs kept beside the corpus", heard.len(), pool.len() - files);
+}
+
 #[test]
 fn corpus_and_its_mutations() {
-    let seed = std::env::var("FUZZ_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(rand::random::<u64>);
-    let rounds = std::env::var("FUZZ_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
+    let seed = number("FUZZ_SEED").unwrap_or_else(rand::random::<u64>);
+    let budget = number("FUZZ_SECONDS")
+        .map(Budget::Seconds)
+        .unwrap_or_else(|| Budget::Rounds(number("FUZZ_ROUNDS").unwrap_or(ROUNDS)));
     println!("FUZZ_SEED={seed} repeats this");
     for (name, target) in targets::TARGETS {
         let files = corpus(name);
-        for (index, file) in files.iter().enumerate() {
-            target(file);
-            // A generator per file, so that one can be repeated alone.
-            let mut rng = StdRng::seed_from_u64(seed ^ (index as u64) << 32 ^ u64::from(name.as_bytes()[0]));
-            for _ in 0..rounds {
-                let other = &files[rng.random_range(0..files.len())];
-                let input = mutate(&mut rng, file, other);
-                let shown = String::from_utf8_lossy(&input).into_owned();
-                let caught = std::panic::catch_unwind(|| target(&input));
-                assert!(caught.is_ok(), "{name}: FUZZ_SEED={seed}: this input broke it:\n{shown:?}");
-            }
+        files.iter().for_each(|file| drive(name, target, file, seed));
+        match budget {
+            Budget::Rounds(count) => rounds(name, target, &files, count, seed),
+            Budget::Seconds(count) => seconds(name, target, files, count, seed),
         }
     }
 }

@@ -3,6 +3,8 @@
 //!
 //! The same functions are driven by libFuzzer (`fuzz/`, which includes this file) and by `main.rs` beside it.
 
+use std::cell::Cell;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -28,6 +30,22 @@ pub const TARGETS: [(&str, fn(&[u8])); 7] = [
     ("headers", headers),
     ("records", records),
 ];
+
+thread_local! {
+    static HEARD: Cell<u64> = const { Cell::new(0) };
+}
+
+/// What this thread's targets have answered since it was last asked: equal numbers for equal answers. A driver without coverage
+/// keeps inputs whose answers nobody has heard yet.
+pub fn heard() -> u64 {
+    HEARD.replace(0)
+}
+
+fn hear(answer: impl std::hash::Hash) {
+    let mut hasher = DefaultHasher::new();
+    (HEARD.get(), answer).hash(&mut hasher);
+    HEARD.set(hasher.finish());
+}
 
 const HOST: &str = "localhost";
 const INPUT_BYTES_MAX: usize = 64 * 1024;
@@ -69,6 +87,13 @@ fn serve(request: Request<Body>) {
         if let (400.., false, Ok(body)) = (status, is_head, body) {
             let text = String::from_utf8_lossy(&body);
             assert!(text.contains("<Code>") && text.contains("<RequestId>"), "{shown}\n{status}: {text}");
+            // The code and how many words it comes with: which template it is, whatever of the input the text repeats.
+            let (_, code) = text.split_once("<Code>").unwrap_or_default();
+            let (_, message) = text.split_once("<Message>").unwrap_or_default();
+            let words = message.split("</Message>").next().unwrap_or_default().split_whitespace().count();
+            hear((status, code.split('<').next().unwrap_or_default(), words));
+        } else {
+            hear(status);
         }
     });
 }

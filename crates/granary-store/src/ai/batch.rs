@@ -70,6 +70,8 @@ pub struct BatchRequest {
     pub on_missing: OnMissing,
     /// Put a pax header with ETag, version and place before each entry.
     pub with_info: bool,
+    /// Mark items that are not there like items that the caller may not have.
+    pub hides_missing: bool,
 }
 
 /// Why an item is not there, as an S3 code, for errors that are about the item and not about the server.
@@ -100,12 +102,21 @@ struct Opened {
     rest: Option<BodyOut>,
 }
 
+/// What of a request each item needs to know.
+#[derive(Clone, Copy)]
+struct How {
+    on_missing: OnMissing,
+    with_info: bool,
+    hides_missing: bool,
+}
+
 /// Opens the batch: resolves once the first item is there (or all are looked up, with [`OnMissing::Fail`]).
 ///
 /// # Errors
 /// The first item's, or any missing item's with [`OnMissing::Fail`].
 pub async fn open(shards: &Shards, request: BatchRequest) -> std::result::Result<BodyOut, (usize, AiError)> {
-    let BatchRequest { bucket, items, on_missing, with_info } = request;
+    let BatchRequest { bucket, items, on_missing, with_info, hides_missing } = request;
+    let how = How { on_missing, with_info, hides_missing };
     if on_missing == OnMissing::Fail {
         check_all(shards, &bucket, &items).await?;
     }
@@ -113,8 +124,7 @@ pub async fn open(shards: &Shards, request: BatchRequest) -> std::result::Result
     let opened: BoxStream<'static, std::result::Result<Opened, AiError>> = futures::stream::iter(items)
         .map(move |item| {
             let (shards, bucket) = (shards.clone(), bucket.clone());
-            let opening: BoxFuture<'static, _> =
-                async move { open_item(&shards, &bucket, item, on_missing, with_info).await }.boxed();
+            let opening: BoxFuture<'static, _> = async move { open_item(&shards, &bucket, item, how).await }.boxed();
             opening
         })
         .buffered(AHEAD_ITEMS)
@@ -174,15 +184,9 @@ struct Facts {
     size_bytes: u64,
 }
 
-async fn open_item(
-    shards: &Shards,
-    bucket: &BucketName,
-    item: Item,
-    on_missing: OnMissing,
-    with_info: bool,
-) -> std::result::Result<Opened, AiError> {
+async fn open_item(shards: &Shards, bucket: &BucketName, item: Item, how: How) -> std::result::Result<Opened, AiError> {
     let got = if item.denied {
-        return Ok(marked(&item.name, "AccessDenied", "Access Denied"));
+        return Ok(denied(&item.name));
     } else if let Some(member) = &item.member {
         let read = MemberRead { range: item.range, ..MemberRead::default() };
         let got = shards.get(bucket, &item.key, item.version, member, &read).await;
@@ -208,14 +212,19 @@ async fn open_item(
     let (facts, mut body) = match got {
         Ok(got) => got,
         Err(error) => match missing_code(&error) {
-            Some(code) if on_missing == OnMissing::Mark => return Ok(marked(&item.name, code, &error.to_string())),
+            Some("NoSuchKey" | "NoSuchVersion") if how.on_missing == OnMissing::Mark && how.hides_missing => {
+                return Ok(denied(&item.name));
+            }
+            Some(code) if how.on_missing == OnMissing::Mark => {
+                return Ok(marked(&item.name, code, &error.to_string()));
+            }
             _ => return Err(error),
         },
     };
     let mut header = Vec::with_capacity(512);
     let version = facts.version.map(|version| version.to_string()).unwrap_or_default();
     let mut records = Vec::new();
-    if with_info {
+    if how.with_info {
         records.push(("GRANARY.key", item.key.as_str()));
         records.push(("GRANARY.etag", facts.etag.as_str()));
         if !version.is_empty() {
@@ -242,6 +251,10 @@ async fn open_item(
         }
     }
     Ok(Opened { header, size_bytes, frames, rest })
+}
+
+fn denied(name: &str) -> Opened {
+    marked(name, "AccessDenied", "Access Denied")
 }
 
 /// An empty entry whose pax header says what is the matter.

@@ -11,11 +11,12 @@ use futures::StreamExt as _;
 use granary_crypto::Signer;
 use granary_meta::command::{Command, CompletedPart, Condition, DatasetChange, Refusal};
 use granary_meta::records::{Attributes, BucketRecord, DATASETS_FOLDER, FrozenManifest, FrozenPrefix, SystemHeaders};
+use granary_types::hex;
 use granary_types::{BucketName, Checksum, ChecksumAlgorithm, ChecksumHasher, ChecksumKind, ObjectKey, VersionId};
 use serde::Serialize;
 
 use crate::ai::AiError;
-use crate::ai::manifest::{Entry, FORMAT, Head, Line, Reader, SOURCES_MAX, SignatureFile, Source, Sums, hex};
+use crate::ai::manifest::{Entry, FORMAT, Head, Line, Reader, SOURCES_MAX, SignatureFile, Source, Sums};
 use crate::ai::shard::Shards;
 use crate::ai::source::Found;
 use crate::api::{
@@ -115,7 +116,7 @@ fn shown(bucket: &BucketRecord, frozen: &FrozenPrefix) -> Shown {
         frozen_us: frozen.since.0,
         finished: manifest.is_some(),
         manifest: manifest.map(|m| m.key.as_str().to_owned()),
-        manifest_sha256: manifest.map(|m| hex(&m.sha256)),
+        manifest_sha256: manifest.map(|m| hex::encode(m.sha256)),
         objects: manifest.map_or(0, |m| m.objects),
         bytes: manifest.map_or(0, |m| m.bytes),
         samples: manifest.map_or(0, |m| m.samples),
@@ -204,7 +205,7 @@ impl Datasets {
             named.push(Source {
                 bucket: bucket.to_string(),
                 prefix: prefix.clone(),
-                manifest_sha256: hex(&manifest.sha256),
+                manifest_sha256: hex::encode(manifest.sha256),
             });
         }
         self.change(bucket, prefix, DatasetChange::Freeze).await?;
@@ -322,8 +323,8 @@ impl Datasets {
     pub async fn verify(&self, bucket: &BucketName, prefix: &str, deep: bool) -> Result<Verified, AiError> {
         let frozen = self.frozen(bucket, prefix)?;
         let manifest = finished(bucket, &frozen)?;
-        let mut found = Verified { public_key: hex(&self.signer().await?.public_key()), ..Verified::default() };
-        found.manifest_sha256 = hex(&manifest.sha256);
+        let mut found = Verified { public_key: hex::encode(self.signer().await?.public_key()), ..Verified::default() };
+        found.manifest_sha256 = hex::encode(manifest.sha256);
         match self.signature(bucket, &manifest).await {
             Ok(file) => {
                 if let Err(why) = file.check(&manifest.sha256, Some(&found.public_key)) {
@@ -449,7 +450,7 @@ impl Datasets {
                 }
             })
             .await?;
-            let sha256 = hex(&manifest.sha256);
+            let sha256 = hex::encode(manifest.sha256);
             let state = if named.is_none_or(|named| named == sha256) { "frozen" } else { "changed" };
             let mut sources = Vec::new();
             for Source { bucket, prefix, manifest_sha256 } in head.map(|head| head.sources).unwrap_or_default() {

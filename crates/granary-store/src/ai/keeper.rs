@@ -10,7 +10,6 @@ use std::collections::{BinaryHeap, HashMap};
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use granary_meta::command::{Condition, EtagMatch};
 use granary_meta::records::BucketRecord;
@@ -27,8 +26,6 @@ use crate::store::Store;
 pub const RETENTION: &str = "granary-retention";
 /// Name of the bucket document with [`CacheRule`].
 pub const CACHE: &str = "granary-cache";
-/// Between two rounds.
-const INTERVAL: Duration = Duration::from_secs(60);
 /// Objects that one round removes from one cache, at most.
 const EVICTED_MAX: usize = 65_536;
 /// Uses remembered, at most.
@@ -103,7 +100,7 @@ pub struct Round {
 /// Goes round until told to stop.
 pub(crate) async fn run(store: Store, stop: Arc<AtomicBool>) {
     while !stop.load(Ordering::Acquire) {
-        tokio::time::sleep(INTERVAL).await;
+        tokio::time::sleep(store.inner.options.keeper_interval).await;
         let done = round(&store).await;
         if done != Round::default() {
             tracing::info!(checkpoints = done.checkpoints, objects = done.objects, "removed by the buckets' rules");

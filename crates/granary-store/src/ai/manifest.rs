@@ -4,6 +4,7 @@
 //! this node (`docs/ai.md` has the format in full).
 
 use granary_crypto::Signer;
+use granary_types::hex;
 use granary_types::limits::LIST_KEYS_MAX;
 use serde::{Deserialize, Serialize};
 
@@ -94,13 +95,13 @@ impl SignatureFile {
     /// Signs a manifest.
     #[must_use]
     pub fn new(signer: &Signer, manifest_sha256: &[u8; 32]) -> Self {
-        let sha256 = hex(manifest_sha256);
-        let signature = hex(&signer.sign(PURPOSE, sha256.as_bytes()));
+        let sha256 = hex::encode(manifest_sha256);
+        let signature = hex::encode(signer.sign(PURPOSE, sha256.as_bytes()));
         Self {
             algorithm: "Ed25519".to_owned(),
             purpose: PURPOSE.to_owned(),
             manifest_sha256: sha256,
-            public_key: hex(&signer.public_key()),
+            public_key: hex::encode(signer.public_key()),
             signature,
         }
     }
@@ -116,7 +117,7 @@ impl SignatureFile {
                 self.algorithm, self.purpose
             ));
         }
-        let sha256 = hex(manifest_sha256);
+        let sha256 = hex::encode(manifest_sha256);
         if self.manifest_sha256 != sha256 {
             return Err(format!(
                 "the signature is of a manifest with SHA-256 {}, this one has {sha256}",
@@ -126,7 +127,7 @@ impl SignatureFile {
         if public_key.is_some_and(|expected| !expected.eq_ignore_ascii_case(&self.public_key)) {
             return Err(format!("the signature is by the key {}, which is not the one expected", self.public_key));
         }
-        let (Some(key), Some(signature)) = (unhex(&self.public_key), unhex(&self.signature)) else {
+        let (Some(key), Some(signature)) = (hex::decode(&self.public_key), hex::decode(&self.signature)) else {
             return Err("the public key or the signature is not hex".to_owned());
         };
         if !granary_crypto::is_signature(&key, PURPOSE, sha256.as_bytes(), &signature) {
@@ -134,24 +135,6 @@ impl SignatureFile {
         }
         Ok(())
     }
-}
-
-/// Lower-case hex.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes.iter().flat_map(|b| [DIGITS[usize::from(b >> 4)], DIGITS[usize::from(b & 15)]]).map(char::from).collect()
-}
-
-/// The inverse; `None` for anything else.
-#[must_use]
-pub fn unhex(text: &str) -> Option<Vec<u8>> {
-    let text = text.as_bytes();
-    if !text.len().is_multiple_of(2) {
-        return None;
-    }
-    let digit = |c: u8| char::from(c).to_digit(16);
-    text.chunks_exact(2).map(|pair| u8::try_from(digit(pair[0])? * 16 + digit(pair[1])?).ok()).collect()
 }
 
 /// One line of a manifest that is being read.
@@ -300,13 +283,13 @@ mod tests {
         let signer = Signer::generate().unwrap();
         let file = SignatureFile::new(&signer, &[7; 32]);
         assert_eq!(file.check(&[7; 32], None), Ok(()));
-        assert_eq!(file.check(&[7; 32], Some(&hex(&signer.public_key()))), Ok(()));
+        assert_eq!(file.check(&[7; 32], Some(&hex::encode(signer.public_key()))), Ok(()));
         assert!(file.check(&[8; 32], None).is_err());
-        assert!(file.check(&[7; 32], Some(&hex(&[1; 32]))).is_err());
+        assert!(file.check(&[7; 32], Some(&hex::encode([1; 32]))).is_err());
         let other = SignatureFile::new(&Signer::generate().unwrap(), &[7; 32]);
         assert!(SignatureFile { signature: other.signature.clone(), ..file.clone() }.check(&[7; 32], None).is_err());
-        assert!(SignatureFile { manifest_sha256: hex(&[9; 32]), ..file }.check(&[9; 32], None).is_err());
-        assert_eq!(unhex("0aF"), None);
-        assert_eq!(unhex("0aFf"), Some(vec![10, 255]));
+        assert!(SignatureFile { manifest_sha256: hex::encode([9; 32]), ..file }.check(&[9; 32], None).is_err());
+        assert_eq!(hex::decode("0aF"), None);
+        assert_eq!(hex::decode("0aFf"), Some(vec![10, 255]));
     }
 }

@@ -9,8 +9,31 @@ use serde::Serialize;
 use crate::ai::AiError;
 use crate::api::{ListRequest, ObjectStore as _, Unlock};
 use crate::cache::Admit;
-use crate::inner::from_stripe;
+use crate::inner::{from_meta, from_stripe};
 use crate::store::Store;
+
+/// What is done about what the cache holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheAct {
+    /// Read it now, as much as fits.
+    Warm,
+    /// The same, and keep it.
+    Pin,
+    /// Give it up, pinned or not.
+    Evict,
+}
+
+impl CacheAct {
+    /// As people and requests call it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Warm => "warm",
+            Self::Pin => "pin",
+            Self::Evict => "evict",
+        }
+    }
+}
 
 /// What was done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -37,11 +60,16 @@ pub struct CacheStatus {
 }
 
 impl Store {
+    pub(crate) async fn tend(&self, bucket: &BucketName, prefix: &str, act: CacheAct) -> Result<Warmed, AiError> {
+        match act {
+            CacheAct::Warm => self.warm(bucket, prefix, Admit::Always).await,
+            CacheAct::Pin => self.warm(bucket, prefix, Admit::Pin).await,
+            CacheAct::Evict => self.evict(bucket, prefix).await,
+        }
+    }
+
     /// Reads everything under a prefix into the cache, or as much as it holds.
-    ///
-    /// # Errors
-    /// The store's.
-    pub async fn warm(&self, bucket: &BucketName, prefix: &str, admit: Admit) -> Result<Warmed, AiError> {
+    async fn warm(&self, bucket: &BucketName, prefix: &str, admit: Admit) -> Result<Warmed, AiError> {
         let budget = self.inner.options.cache_bytes;
         if budget == 0 {
             return Err(AiError::Invalid("the read cache is switched off: ai.cache_bytes is 0".to_owned()));
@@ -79,10 +107,7 @@ impl Store {
     }
 
     /// Gives up everything under a prefix, pinned or not.
-    ///
-    /// # Errors
-    /// The store's.
-    pub async fn evict(&self, bucket: &BucketName, prefix: &str) -> Result<Warmed, AiError> {
+    async fn evict(&self, bucket: &BucketName, prefix: &str) -> Result<Warmed, AiError> {
         let mut done = Warmed::default();
         let mut list = ListRequest { prefix: prefix.to_owned(), max_keys: 1000, ..ListRequest::default() };
         loop {
@@ -107,9 +132,20 @@ impl Store {
         };
         let mut count = 0;
         for part in parts {
-            if let PartPlace::Drives(placement) = &part.place {
-                let layout = PartLayout::new(part.payload_bytes, placement.scheme).map_err(from_stripe)?;
-                count += self.inner.cache.evict_part(part.id, layout.chunks());
+            match &part.place {
+                PartPlace::Inline => {}
+                PartPlace::Drives(placement) => {
+                    let layout = PartLayout::new(part.payload_bytes, placement.scheme).map_err(from_stripe)?;
+                    count += self.inner.cache.evict_part(part.id, layout.chunks());
+                }
+                PartPlace::Shared(shared) => {
+                    for used in &shared.blocks {
+                        let Some(block) = self.inner.index()?.block(used.block).map_err(from_meta)? else { continue };
+                        let scheme = block.placement.scheme;
+                        let layout = PartLayout::new(used.payload_bytes, scheme).map_err(from_stripe)?;
+                        count += self.inner.cache.evict_part(used.block, layout.chunks());
+                    }
+                }
             }
         }
         Ok(count)

@@ -151,3 +151,40 @@ async fn write(inner: &Arc<Inner>, events: Vec<Bytes>) {
         tokio::time::sleep(RETRY).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn writes_are_refused_before_reads_and_all_before_an_event_is_lost() {
+        let log = AuditLog::default();
+        let options = AuditOptions { unsealed_events_max: 100, ..AuditOptions::default() };
+        for (unsealed, write, read) in
+            [(100, true, true), (101, false, true), (200, false, true), (201, false, false), (100, true, true)]
+        {
+            log.judge(unsealed, &options);
+            assert_eq!(log.room(true).await.is_ok(), write, "{unsealed}");
+            assert_eq!(log.room(false).await.is_ok(), read, "{unsealed}");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_finds_no_room_waits_and_what_was_told_stays() {
+        let log = AuditLog::default();
+        let mut rooms = Vec::new();
+        for _ in 0..WAITING_MAX {
+            rooms.push(log.room(true).await.unwrap());
+        }
+        assert!(log.room(false).now_or_never().is_none());
+        rooms.into_iter().for_each(|room| room.tell(Bytes::from_static(b"event")));
+        assert!(log.room(false).now_or_never().is_none(), "told is not written");
+        let mut receiver = log.receiver.lock().take().unwrap();
+        for _ in 0..WAITING_MAX {
+            receiver.try_recv().unwrap();
+        }
+        assert!(log.room(false).await.is_ok());
+    }
+}

@@ -27,7 +27,7 @@ use granary_types::{BucketId, Clock as _, DriveId, SystemClock, Timestamp};
 
 pub use log::{AuditLog, AuditRoom};
 pub use reader::{AuditCursor, AuditPage};
-pub(crate) use seal::{Trail, begin, end, run, seal_all};
+pub(crate) use seal::{Trail, begin, end, expire, run, seal_all};
 
 /// Settings of the trail.
 #[derive(Debug, Clone)]
@@ -222,6 +222,10 @@ fn own_event(command: &Command, index: &Index, region: &str, now: Timestamp) -> 
         Command::ForgetGarbage { parts } => {
             let list: Vec<String> = parts.iter().map(ToString::to_string).collect();
             with(named("FreeGarbage"), &[("parts", list.join(" "))])
+        }
+        Command::RetireBlocks { blocks } => {
+            let list: Vec<String> = blocks.iter().map(|(block, _)| block.to_string()).collect();
+            with(named("RetireBlocks"), &[("blocks", list.join(" "))])
         }
         Command::MovePart { part, from, to } => with(
             named("MovePart"),

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use futures::TryStreamExt as _;
-use granary_audit::{Filter, Seal, read_records, rfc3339};
+use granary_audit::{Filter, Seal, read_records};
+use granary_types::date;
 use granary_types::limits::LIST_KEYS_MAX;
 use granary_types::names::AUDIT_BUCKET;
 use granary_types::{AuditRecord, BucketName, ObjectKey};
@@ -54,7 +55,7 @@ impl Inner {
             && let Some(since) = filter.since
         {
             // Segments are named after the day that they were sealed on, which no event in them is behind by a day.
-            cursor.segment = rfc3339(since)[..10].replace('-', "/");
+            cursor.segment = date::iso_micros(since)[..10].replace('-', "/");
         }
         while let Some(key) = self.next_segment(&cursor.segment, SEGMENT)? {
             let Some((_, last)) = range_of(&key) else {

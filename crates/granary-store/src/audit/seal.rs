@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use granary_audit::{ClockState, SealInput, Sealer, rfc3339, write_segment};
+use granary_audit::{ClockState, SealInput, Sealer, write_segment};
 use granary_meta::AUDIT_KEEP_DAYS;
 use granary_meta::command::{Command, Refusal, SealAudit, SealedObject};
 use granary_meta::records::{Attributes, BucketOptions, BucketRecord, ObjectRecord, Parts, SystemHeaders};
+use granary_types::date;
 use granary_types::limits::AUDIT_KEEP_DAYS_MIN;
 use granary_types::names::AUDIT_BUCKET;
 use granary_types::{BucketName, ObjectKey, Timestamp};
@@ -33,7 +34,7 @@ const SEGMENT_EVENTS_MAX: usize = 10_000;
 const SEGMENT_BYTES_MAX: usize = 32 << 20;
 /// How often it is looked whether there is something to do.
 const TICK: Duration = Duration::from_millis(200);
-/// How often old segments are looked for.
+/// How often old segments are looked for, beginning with the start.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(3600);
 const DAY_US: u64 = 24 * 60 * 60 * 1_000_000;
 
@@ -72,7 +73,7 @@ pub(crate) async fn begin(inner: &Arc<Inner>, version: &str, owner: &str) -> Res
         && !inner.list(&name, &ListRequest { max_keys: 1, ..ListRequest::default() })?.objects.is_empty()
     {
         // The index was lost and rebuilt from shards: a new chain beside the old one's segments.
-        let prefix = format!("after-{}/", rfc3339(inner.clock.now()));
+        let prefix = format!("after-{}/", date::iso_micros(inner.clock.now()));
         part("audit", inner.set_system(PREFIX, Some(prefix.into()))).await?;
     }
     let now = inner.clock.now();
@@ -98,7 +99,7 @@ pub(crate) async fn begin(inner: &Arc<Inner>, version: &str, owner: &str) -> Res
     } else {
         start.parameters.push(("previousEnd".to_owned(), "clean".to_owned()));
     }
-    let command = Command::SetSystem { name: RUNNING.to_owned(), value: Some(rfc3339(now).into()) };
+    let command = Command::SetSystem { name: RUNNING.to_owned(), value: Some(date::iso_micros(now).into()) };
     inner.meta.propose_audited(command, Some(start.encode().into())).await.map_err(from_meta)?;
     Ok(())
 }
@@ -133,7 +134,7 @@ pub(crate) async fn run(inner: Arc<Inner>, trail: Arc<Trail>, mut stop: watch::R
     let writer = trail.log.run(&inner, options.flush_interval, stop.clone());
     let sealer = async {
         let mut sealed_at = tokio::time::Instant::now();
-        let mut expired_at = tokio::time::Instant::now();
+        let mut expired_at = None::<tokio::time::Instant>;
         loop {
             let tick = TICK.min(options.seal_interval);
             if tokio::time::timeout(tick, stop.wait_for(|stop| *stop)).await.is_ok() {
@@ -152,8 +153,8 @@ pub(crate) async fn run(inner: Arc<Inner>, trail: Arc<Trail>, mut stop: watch::R
                     }
                 }
             }
-            if expired_at.elapsed() >= EXPIRY_INTERVAL {
-                expired_at = tokio::time::Instant::now();
+            if expired_at.is_none_or(|at| at.elapsed() >= EXPIRY_INTERVAL) {
+                expired_at = Some(tokio::time::Instant::now());
                 if let Err(error) = part("audit", expire(&inner)).await {
                     tracing::warn!(%error, "old audit segments could not be removed; it will be tried again");
                 }
@@ -186,7 +187,7 @@ async fn seal_one(inner: &Arc<Inner>, trail: &Trail) -> Result<()> {
     let through = state.sealed.through + records.len() as u64;
     let now = inner.clock.now();
     let prefix = inner.system(PREFIX)?.map(|prefix| String::from_utf8_lossy(&prefix).into_owned()).unwrap_or_default();
-    let day = rfc3339(now)[..10].replace('-', "/");
+    let day = date::iso_micros(now)[..10].replace('-', "/");
     let stem = format!("{prefix}{day}/{first:020}-{through:020}");
     let (parquet, records) = tokio::task::spawn_blocking(move || write_segment(&records).map(|file| (file, records)))
         .await
@@ -216,9 +217,9 @@ async fn seal_one(inner: &Arc<Inner>, trail: &Trail) -> Result<()> {
     for (key, kind, bytes) in
         [(file, parquet_type, parquet), (format!("{stem}.seal.json"), "application/json", seal.to_bytes())]
     {
-        let (object, guard) = ingest(inner, &bucket, &key, kind, bytes.into()).await?;
+        let (object, held) = ingest(inner, &bucket, &key, kind, bytes.into()).await?;
         objects.push(object);
-        guards.push(guard);
+        guards.extend(held);
     }
     let command = SealAudit {
         bucket: bucket.id,
@@ -240,7 +241,7 @@ async fn ingest(
     key: &str,
     kind: &str,
     bytes: Bytes,
-) -> Result<(SealedObject, crate::active::ActiveGuard)> {
+) -> Result<(SealedObject, Vec<crate::active::ActiveGuard>)> {
     let key = ObjectKey::new(key).map_err(|error| StoreError::Internal(error.to_string()))?;
     let headers = SystemHeaders { content_type: Some(kind.to_owned()), ..SystemHeaders::default() };
     let attributes = Attributes { headers, owner: bucket.owner.clone(), ..Attributes::default() };
@@ -256,29 +257,31 @@ async fn ingest(
     };
     let claims = Claims { md5: None, checksum: None, algorithm: None, trailer: None };
     let body = futures::stream::once(std::future::ready(Ok(bytes))).boxed();
-    let Ingested { mut part, inline, digested, _guard: guard } = inner.ingest(spec, claims, body).await?;
+    let Ingested { mut part, inline, digested, _guards: guards } = inner.ingest(spec, claims, body).await?;
     let etag = digested.object_etag(bucket.options.etag, part.id);
     part.etag.clone_from(&etag);
     let checksum = part.checksum.clone();
     let object = Box::new(ObjectRecord { size_bytes, etag, checksum, parts: Parts::One(Box::new(part)), attributes });
-    Ok((SealedObject { key, object, inline, nonce: [0; 8] }, guard))
+    Ok((SealedObject { key, object, inline, nonce: [0; 8] }, guards))
 }
 
-/// Removes segments that have been kept long enough. `apply` checks each once more.
-async fn expire(inner: &Arc<Inner>) -> Result<()> {
+/// Removes segments that have been kept long enough. `apply` checks each once more. Returns how many objects went.
+pub(crate) async fn expire(inner: &Arc<Inner>) -> Result<u64> {
     let name = BucketName::new(AUDIT_BUCKET).map_err(|error| StoreError::Internal(error.to_string()))?;
     let bucket = inner.bucket(&name)?;
     let oldest = Timestamp(inner.clock.now().0.saturating_sub(inner.keep_days()?.saturating_mul(DAY_US)));
     let request = ListRequest { max_keys: 1000, ..ListRequest::default() };
     let page = inner.list(&name, &request)?;
+    let mut gone = 0;
     for object in page.objects.iter().take_while(|object| object.1.created < oldest) {
         let key = ObjectKey::new(object.0.as_str()).map_err(|error| StoreError::Internal(error.to_string()))?;
         match inner.propose(Command::ExpireAudit { bucket: bucket.id, key }).await {
-            Ok(_) | Err(StoreError::Refused(Refusal::Protected(_) | Refusal::NoSuchKey)) => {}
+            Ok(_) => gone += 1,
+            Err(StoreError::Refused(Refusal::Protected(_) | Refusal::NoSuchKey)) => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(())
+    Ok(gone)
 }
 
 impl Inner {

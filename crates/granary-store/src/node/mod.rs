@@ -177,6 +177,12 @@ impl Node {
         self.cluster
     }
 
+    /// The region that it declares.
+    #[must_use]
+    pub fn region(&self) -> &str {
+        &self.store.inner.options.region
+    }
+
     /// The system's own small records, for those above that keep some (users and policies do).
     #[must_use]
     pub fn system_records(&self) -> SystemRecords {
@@ -339,6 +345,15 @@ impl Node {
     /// What kept it from it; nothing is lost by that.
     pub async fn audit_seal(&self) -> crate::api::Result<u64> {
         crate::audit::seal_all(&self.store.inner, &self.trail).await
+    }
+
+    /// Removes the audit segments that have been kept for as long as was promised, as is done at the start and every hour. Returns
+    /// how many objects went.
+    ///
+    /// # Errors
+    /// What kept it from it.
+    pub async fn audit_expire(&self) -> crate::api::Result<u64> {
+        crate::audit::part("audit", crate::audit::expire(&self.store.inner)).await
     }
 
     /// The next audit records that `filter` means.

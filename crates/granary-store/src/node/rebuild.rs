@@ -1,21 +1,30 @@
 //! The last resort: an index rebuilt from the shards alone, when no drive has a log or a checkpoint left.
 //!
 //! What comes back: buckets (from the sealed table on each drive), objects and versions whose parts lie on drives, with
-//! their keys, attributes, checksums and ETags (without what was appended to them, and under the names they were written by); open uploads, and completed ones as open uploads again (or, where asked for,
-//! completed anew if their parts are contiguous). What does not: objects of at most the inline size (they live in the
-//! log and the index only), tags and locks changed after the write, deletes whose shards were not freed yet, creation times.
+//! their keys, attributes, checksums and ETags, under the names they were written by (a rename is in the log only); what was appended to
+//! them, as far as no part is missing; open uploads, and completed ones as open uploads again (or, where asked for, completed anew if
+//! their parts are contiguous). What does not: objects and appends of at most the inline size (they live in the log and the index
+//! only: an object whose last appends were that small comes back without them), tags and locks changed after the write, deletes whose shards
+//! were not freed yet, creation times.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
+use futures::StreamExt as _;
 use granary_drive::api::ShardStore as _;
 use granary_meta::command::{Command, CompletedPart, Condition, Refusal};
-use granary_meta::records::{EtagMode, ObjectRecord, PartPlace, PartRecord, Parts, UploadRecord};
-use granary_types::{BucketId, DriveNo, ObjectKey, PartId, Placement, Scheme, Timestamp, UploadId};
+use granary_meta::records::{
+    BlockName, BlockUse, EtagMode, FreshBlock, ObjectRecord, PartPlace, PartRecord, Parts, SharedPlace, UploadRecord,
+};
+use granary_types::{BucketId, ByteRange, DriveNo, ObjectKey, PartId, Placement, Scheme, Timestamp, UploadId};
 use serde::Serialize;
 
 use super::{Node, NodeError};
 use crate::StoreError;
+use crate::cache::Admit;
+use crate::dedup::{RECIPE_BYTES_MAX, decode_recipe};
+use crate::egress::{self, Piece};
 use crate::header::{PartOf, ShardMeta};
+use crate::sse::OpenLock;
 use crate::tables;
 
 /// Shards asked for per scan call.
@@ -28,6 +37,8 @@ pub struct RebuildReport {
     pub buckets: u64,
     /// Objects and versions written.
     pub objects: u64,
+    /// Appended parts that are with their objects again.
+    pub appended: u64,
     /// Uploads opened again.
     pub uploads: u64,
     /// Of these, completed anew.
@@ -52,8 +63,12 @@ struct FoundPart {
     meta: ShardMeta,
     scheme: Scheme,
     shards: BTreeMap<u8, DriveNo>,
+    /// Where its bytes are, of a part that is made of shared blocks.
+    shared: Option<SharedPlace>,
 }
 
+/// What was appended to a key's object, by number, under the id that its parts share.
+type Appends = BTreeMap<(BucketId, ObjectKey, UploadId), BTreeMap<u16, FoundPart>>;
 type Uploads = BTreeMap<(BucketId, ObjectKey, UploadId), BTreeMap<u16, FoundPart>>;
 
 impl Node {
@@ -72,6 +87,9 @@ impl Node {
         let found = self.find_parts(&mut report).await?;
         let mut objects = Vec::new();
         let mut uploads = Uploads::new();
+        let mut appends = Appends::new();
+        let mut blocks = BTreeMap::new();
+        let mut parts = Vec::new();
         for part in found.into_values() {
             if part.shards.len() < usize::from(part.scheme.k) {
                 report.lost_parts += 1;
@@ -86,13 +104,30 @@ impl Node {
                 continue;
             }
             match part.meta.of {
-                PartOf::Object => objects.push(part),
-                PartOf::Append { number, .. } => {
+                PartOf::Block { name } => {
+                    blocks.insert(part.meta.part, self.fresh_block(&part, name));
+                }
+                _ => parts.push(part),
+            }
+        }
+        for part in parts {
+            let part = match self.part_of_blocks(part, &blocks).await {
+                Ok(part) => part,
+                Err(why) => {
                     report.lost_parts += 1;
-                    report.note(format!(
-                        "part {number} of {}/{} was appended: the object comes back as it was first written",
-                        part.meta.bucket_name, part.meta.key
-                    ));
+                    report.note(why);
+                    continue;
+                }
+            };
+            match part.meta.of {
+                PartOf::Object => objects.push(part),
+                // Told apart above, and what a recipe is of took its place.
+                PartOf::Block { .. } | PartOf::Recipe { .. } => {}
+                PartOf::Append { manifest, number } => {
+                    appends
+                        .entry((part.meta.bucket, part.meta.key.clone(), manifest))
+                        .or_default()
+                        .insert(number, part);
                 }
                 PartOf::Upload { upload, number } => {
                     let parts = uploads.entry((part.meta.bucket, part.meta.key.clone(), upload)).or_default();
@@ -108,8 +143,14 @@ impl Node {
         }
         // In the order they were written, so that of a key's states the last one is current.
         objects.sort_by_key(|part| part.meta.created);
+        let mut written = BTreeMap::new();
         for part in objects {
+            written.insert((part.meta.bucket, part.meta.key.clone()), part.meta.created);
             self.rebuild_object(part, &mut report).await?;
+        }
+        for ((bucket, key, manifest), parts) in appends {
+            let base = written.get(&(bucket, key.clone())).copied();
+            self.rebuild_appends((bucket, &key), base, manifest, parts, &mut report).await?;
         }
         for ((bucket, key, upload), parts) in uploads {
             self.rebuild_upload(bucket, key, upload, parts, complete_uploads, &mut report).await?;
@@ -165,7 +206,8 @@ impl Node {
                     match opened {
                         Ok(meta) => {
                             let shards = BTreeMap::from([(shard.index, open.no)]);
-                            found.insert(shard.part, FoundPart { meta, scheme: info.spec.scheme, shards });
+                            found
+                                .insert(shard.part, FoundPart { meta, scheme: info.spec.scheme, shards, shared: None });
                         }
                         Err(error) => report.note(format!("shard {shard} on {}: {error}", open.no)),
                     }
@@ -175,8 +217,91 @@ impl Node {
         Ok(found)
     }
 
-    /// The part's record, with the shards that were not found marked as missing.
+    fn fresh_block(&self, part: &FoundPart, name: BlockName) -> FreshBlock {
+        let meta = &part.meta;
+        let (payload_bytes, key) = (meta.payload_bytes, meta.data_key.clone());
+        FreshBlock { name, id: meta.part, payload_bytes, key, placement: self.placement(part) }
+    }
+
+    /// A part whose recipe was found becomes what it is of, in the blocks that were found. Others are left as they are.
+    ///
+    /// # Errors
+    /// Why it cannot be brought back, in words.
+    async fn part_of_blocks(
+        &self,
+        mut part: FoundPart,
+        found: &BTreeMap<PartId, FreshBlock>,
+    ) -> Result<FoundPart, String> {
+        let PartOf::Recipe { of, recipe_bytes } = &part.meta.of else { return Ok(part) };
+        let (of, recipe_bytes) = ((**of).clone(), *recipe_bytes);
+        let name = format!("part {} of {}/{}", part.meta.part, part.meta.bucket_name, part.meta.key);
+        let recipe = self.placement(&part);
+        let read = self.read_recipe(&part.meta, &recipe, recipe_bytes).await;
+        let blocks = read.map_err(|error| format!("{name}: its recipe cannot be read: {error}"))?;
+        let mut fresh = BTreeMap::new();
+        for used in &blocks {
+            match found.get(&used.block) {
+                Some(block) if block.payload_bytes == used.payload_bytes => fresh.insert(block.id, block.clone()),
+                _ => return Err(format!("{name}: block {} of it was not found", used.block)),
+            };
+        }
+        let fresh = fresh.into_values().collect();
+        part.shared = Some(SharedPlace { recipe, recipe_bytes, blocks, fresh });
+        part.meta.of = of;
+        Ok(part)
+    }
+
+    async fn read_recipe(
+        &self,
+        meta: &ShardMeta,
+        placement: &Placement,
+        recipe_bytes: u64,
+    ) -> Result<Vec<BlockUse>, StoreError> {
+        let inner = &self.store.inner;
+        if recipe_bytes == 0 || recipe_bytes > RECIPE_BYTES_MAX as u64 {
+            return Err(StoreError::Corrupt(format!("{recipe_bytes} bytes are no recipe")));
+        }
+        let bucket = inner.index()?.bucket_by_id(meta.bucket).ok_or(StoreError::NoSuchBucket)?;
+        let part = PartRecord {
+            id: meta.part,
+            payload_bytes: recipe_bytes,
+            key: meta.data_key.clone(),
+            place: PartPlace::Drives(placement.clone()),
+            etag: String::new(),
+            checksum: None,
+            created: meta.created,
+        };
+        let range = ByteRange { start: 0, end: recipe_bytes };
+        let pieces = VecDeque::from([Piece { part, range, inline: None, guard: None }]);
+        let keys = inner.bucket_keys(&bucket).await?;
+        let mut body = egress::body(inner, bucket.id, keys, OpenLock::None, pieces, Admit::Never).await?;
+        let mut bytes = Vec::new();
+        while let Some(frame) = body.next().await {
+            bytes.extend_from_slice(&frame?);
+        }
+        decode_recipe(&bytes, meta.payload_bytes)
+    }
+
+    /// The part's record.
     fn part_record(&self, part: &FoundPart) -> PartRecord {
+        let meta = &part.meta;
+        let place = match &part.shared {
+            Some(shared) => PartPlace::Shared(Box::new(shared.clone())),
+            None => PartPlace::Drives(self.placement(part)),
+        };
+        PartRecord {
+            id: meta.part,
+            payload_bytes: meta.payload_bytes,
+            key: meta.data_key.clone(),
+            place,
+            etag: meta.etag.clone(),
+            checksum: Some(meta.checksum.clone()),
+            created: meta.created,
+        }
+    }
+
+    /// Where the shards are, those that were not found marked as missing.
+    fn placement(&self, part: &FoundPart) -> Placement {
         let width = part.scheme.width();
         let mut spare: Vec<DriveNo> = self
             .open
@@ -195,16 +320,7 @@ impl Node {
                 })
             })
             .collect();
-        let meta = &part.meta;
-        PartRecord {
-            id: meta.part,
-            payload_bytes: meta.payload_bytes,
-            key: meta.data_key.clone(),
-            place: PartPlace::Drives(Placement { scheme: part.scheme, drives, missing }),
-            etag: meta.etag.clone(),
-            checksum: Some(meta.checksum.clone()),
-            created: meta.created,
-        }
+        Placement { scheme: part.scheme, drives, missing }
     }
 
     async fn rebuild_object(&self, part: FoundPart, report: &mut RebuildReport) -> Result<(), NodeError> {
@@ -231,6 +347,63 @@ impl Node {
                 report.note(format!("{}/{}: {refusal}", meta.bucket_name, meta.key));
             }
             Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Appends what was appended to a key's object, in order, up to the first part that is missing. `base`: when the object that is
+    /// current now was written.
+    async fn rebuild_appends(
+        &self,
+        (bucket, key): (BucketId, &ObjectKey),
+        base: Option<Timestamp>,
+        manifest: UploadId,
+        parts: BTreeMap<u16, FoundPart>,
+        report: &mut RebuildReport,
+    ) -> Result<(), NodeError> {
+        let inner = &self.store.inner;
+        let count = parts.len() as u64;
+        let is_of_it = parts.first_key_value().zip(base).is_some_and(|((_, first), base)| first.meta.created >= base);
+        if !is_of_it {
+            report.lost_parts += count;
+            report.note(format!("{count} parts that were appended to {key}: the object they belong to is not there"));
+            return Ok(());
+        }
+        let mut done = 0;
+        // The object itself is the first part.
+        for ((number, part), wanted) in parts.into_iter().zip(2u16..) {
+            let current = inner.index()?.current(bucket, key).map_err(crate::inner::from_meta)?;
+            let Some((created, offset)) =
+                current.as_ref().and_then(|record| record.object().map(|object| (record.created, object.size_bytes)))
+            else {
+                break;
+            };
+            if number != wanted {
+                break;
+            }
+            let command = Command::Append {
+                bucket,
+                key: key.clone(),
+                offset,
+                base: created,
+                part: Box::new(self.part_record(&part)),
+                inline: None,
+                manifest,
+                condition: Condition::default(),
+            };
+            match inner.propose(command).await {
+                Ok(_) => done += 1,
+                Err(StoreError::Refused(refusal)) => {
+                    report.note(format!("part {number} appended to {key}: {refusal}"));
+                    break;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        report.appended += done;
+        if done < count {
+            report.lost_parts += count - done;
+            report.note(format!("{} parts appended to {key} come behind one that is missing", count - done));
         }
         Ok(())
     }

@@ -177,7 +177,7 @@ impl Node {
         Ok(ResidencyReport {
             format: "granary residency report v1".to_owned(),
             cluster: self.cluster.to_string(),
-            at: granary_audit::rfc3339(self.clock.now()),
+            at: granary_types::date::iso_micros(self.clock.now()),
             region,
             jurisdiction: inner.options.jurisdiction.clone(),
             audit_bucket: AUDIT_BUCKET.to_owned(),

@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use granary_access::identity::account_id;
 use granary_access::manage::NewKey;
-use granary_access::policy::{EmptyContext, GivenContext, Key, builtin, date};
+use granary_access::policy::{EmptyContext, GivenContext, Key, builtin};
 use granary_access::records::{AccessKey, Group, ServiceAccount, User};
 use granary_access::state::{Holder, group_arn, policy_arn, user_arn};
 use granary_access::{BucketFacts, By, Iam, IamError, Identity, ObjectFacts, Question, Secret, State, decide};
 use granary_store::ObjectStore as _;
 use granary_store::api::{GetRequest, Portion, ReadCondition, Unlock};
 use granary_store::node::Node;
+use granary_types::date;
 use granary_types::{BucketName, ObjectKey, Timestamp};
 use http::StatusCode;
 use serde_json::{Value, json};

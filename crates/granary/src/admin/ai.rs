@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use granary_store::ObjectStore as _;
 use granary_store::ai::AiError;
 use granary_store::ai::dataset::Datasets;
 use granary_store::ai::latest::{LatestRequest, latest};
-use granary_store::ai::manifest::hex;
-use granary_store::cache::Admit;
+use granary_store::ai::warm::CacheAct;
 use granary_store::node::Node;
+use granary_types::hex;
 use granary_types::{BucketName, ErrorKind};
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -95,7 +96,7 @@ pub(super) async fn route(method: &str, path: &str, body: &Value, node: &Arc<Nod
         }
         ("GET", "dataset/key") => {
             let signer = datasets.signer().await.map_err(|error| refusal(&error))?;
-            Ok(json!({ "algorithm": "Ed25519", "public_key": hex(&signer.public_key()) }))
+            Ok(json!({ "algorithm": "Ed25519", "public_key": hex::encode(signer.public_key()) }))
         }
         ("GET", "cache/status") => {
             let buckets = node.store().cache_status().map_err(|error| refusal(&error))?;
@@ -106,12 +107,13 @@ pub(super) async fn route(method: &str, path: &str, body: &Value, node: &Arc<Nod
         ("POST", "cache/warm" | "cache/pin" | "cache/evict") => {
             let (bucket, prefix) = place(text(body, "place")?)?;
             let store = node.store();
-            let done = match path {
-                "cache/warm" => store.warm(&bucket, &prefix, Admit::Always).await,
-                "cache/pin" => store.warm(&bucket, &prefix, Admit::Pin).await,
-                _ => store.evict(&bucket, &prefix).await,
+            let act = match path {
+                "cache/warm" => CacheAct::Warm,
+                "cache/pin" => CacheAct::Pin,
+                _ => CacheAct::Evict,
             };
-            value(serde_json::to_value(done.map_err(|error| refusal(&error))?))
+            let done = store.tend_cache(&bucket, &prefix, act).await.map_err(|error| refusal(&error))?;
+            value(serde_json::to_value(done))
         }
         ("POST", "preset/apply") => {
             let preset: preset::Preset = serde_json::from_value(body["preset"].clone())

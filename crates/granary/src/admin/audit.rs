@@ -5,15 +5,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use granary_access::Decision;
 use granary_audit::{Actor, Event, EventTls, Filter, Signature, Source, cloudtrail};
 use granary_s3::Peer;
 use granary_store::audit::{AuditCursor, AuditScope, Subject};
 use granary_store::node::Node;
 use granary_types::{Clock as _, SystemClock};
 use http::{Method, StatusCode};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::{Answer, Refusal};
+use super::{Answer, Caller, Refusal};
 
 /// Unsealed records looked at for one answer.
 const PAGE_RECORDS: usize = 2_000;
@@ -88,16 +90,24 @@ pub(super) fn status(node: &Node) -> Value {
 pub(super) struct AdminEvent {
     base: Event,
     is_written: AtomicBool,
+    /// What was found out while it was served.
+    more: Mutex<More>,
+}
+
+#[derive(Default)]
+struct More {
+    parameters: Vec<(String, String)>,
+    decision: String,
 }
 
 impl AdminEvent {
-    /// Of a request whose signature holds (`access_key`), or does not.
+    /// Of a request whose signature holds (`caller`), or does not.
     pub(super) fn new(
         method: &Method,
         path: &str,
         body: &Value,
         peer: Option<Peer>,
-        access_key: Option<&str>,
+        caller: Option<&Caller>,
         region: &str,
     ) -> Self {
         let shown = |value: &Value| match value {
@@ -108,14 +118,24 @@ impl AdminEvent {
         let kept = KEPT.iter().filter_map(|name| Some(((*name).to_owned(), shown(&body[*name])?)));
         let mut parameters = vec![("path".to_owned(), path.to_owned())];
         parameters.extend(kept.map(|(name, value)| (format!("body.{name}"), value)));
-        let actor = match access_key {
-            Some(access_key) => Actor {
+        let actor = match (caller, caller.and_then(Caller::identity)) {
+            (None, _) => Actor { kind: "Unknown".to_owned(), ..Actor::default() },
+            (Some(_), Some(who)) => Actor {
+                kind: who.kind.trail_type().to_owned(),
+                access_key: who.access_key.clone(),
+                account: who.account.clone(),
+                principal_id: who.id.clone(),
+                arn: who.arn.clone(),
+                name: who.name.clone(),
+                session_issuer: String::new(),
+            },
+            (Some(Caller::Root(access_key, _)), None) => Actor {
                 kind: "Root".to_owned(),
-                access_key: access_key.to_owned(),
+                access_key: access_key.clone(),
                 name: "root".to_owned(),
                 ..Actor::default()
             },
-            None => Actor { kind: "Unknown".to_owned(), ..Actor::default() },
+            (Some(Caller::User(_)), None) => Actor::default(),
         };
         let base = Event {
             id: rand::random(),
@@ -138,7 +158,25 @@ impl AdminEvent {
             read_only: *method == Method::GET || path.ends_with("/query") || path.ends_with("/anchors"),
             ..Event::default()
         };
-        Self { base, is_written: AtomicBool::new(false) }
+        Self { base, is_written: AtomicBool::new(false), more: Mutex::default() }
+    }
+
+    /// Keeps what its body does not say.
+    pub(super) fn note(&self, name: &str, value: &str) {
+        self.more.lock().parameters.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Keeps which statement let it, or did not.
+    pub(super) fn decided(&self, decision: &Decision) {
+        let word = if decision.allowed { "allowed" } else { "denied" };
+        self.more.lock().decision = format!("{word} by {}", decision.by);
+    }
+
+    fn now(&self) -> Event {
+        let more = self.more.lock();
+        let mut event = Event { id: rand::random(), decision: more.decision.clone(), ..self.base.clone() };
+        event.parameters.extend(more.parameters.iter().cloned());
+        event
     }
 
     /// The request has ended: tells its event, unless that is in the log already.
@@ -151,13 +189,8 @@ impl AdminEvent {
         } else {
             status.canonical_reason().unwrap_or("Error").replace(' ', "")
         };
-        let event = Event {
-            id: rand::random(),
-            status: status.as_u16(),
-            error_code: code,
-            error_message: message.to_owned(),
-            ..self.base.clone()
-        };
+        let event =
+            Event { status: status.as_u16(), error_code: code, error_message: message.to_owned(), ..self.now() };
         match node.audit_log().room(false).await {
             Ok(room) => room.tell(event.encode().into()),
             Err(error) => tracing::error!(%error, "the event of an admin request is not in the audit trail"),
@@ -182,7 +215,7 @@ fn name_of(method: &Method, path: &str) -> String {
 
 impl AuditScope for AdminEvent {
     fn event(&self, _: Option<&Subject<'_>>) -> Bytes {
-        Event { id: rand::random(), ..self.base.clone() }.encode().into()
+        self.now().encode().into()
     }
 
     fn written(&self, _: bool) {
@@ -202,7 +235,8 @@ mod tests {
     #[test]
     fn events_of_admin_requests_keep_no_secret() {
         let body = json!({ "user": "ann", "secret_key": "hush", "nested": { "secret": "hush" } });
-        let event = AdminEvent::new(&Method::POST, "/admin/v1/users/key-create", &body, None, Some("AK"), "r");
+        let caller = Caller::Root("AK".to_owned(), None);
+        let event = AdminEvent::new(&Method::POST, "/admin/v1/users/key-create", &body, None, Some(&caller), "r");
         assert_eq!(event.base.name, "AdminUsersKeyCreate");
         let bytes = event.event(None);
         assert!(!bytes.windows(4).any(|window| window == b"hush"));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use granary_access::{RootKeys, RootKeysError};
+use granary_access::{RootKeys, RootKeysError, Secret};
 use granary_types::{Clock as _, SystemClock};
 use rustls::pki_types::ServerName;
 
@@ -21,6 +21,10 @@ const ANSWER_BYTES_MAX: u64 = 64 << 20;
 /// Time to connect, and between bytes of an answer (adding a drive formats it, which takes seconds).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// A user's own keys, in the environment, for the admin requests that users may make.
+const USER_ACCESS_KEY: &str = "GRANARY_ACCESS_KEY";
+const USER_SECRET_KEY: &str = "GRANARY_SECRET_KEY";
 
 /// First byte of a TLS alert record: the answer of a TLS port to what is no TLS.
 const TLS_ALERT: u8 = 0x15;
@@ -78,6 +82,8 @@ pub(crate) enum ClientError {
 /// A node's admin endpoint, and the keys to it.
 pub(crate) struct Client {
     address: SocketAddr,
+    /// A user's keys in the environment go before the root keys.
+    as_user: bool,
     data_dir: PathBuf,
     ca: Option<PathBuf>,
 }
@@ -113,7 +119,12 @@ impl Client {
             .clone()
             .or_else(|| RunFile::read(&data_dir).filter(|run| run.admin == address).and_then(|run| run.admin_ca))
             .or(from_settings);
-        Ok(Self { address, data_dir, ca })
+        Ok(Self { address, as_user: false, data_dir, ca })
+    }
+
+    /// For what users may do, too: signs with their keys where the environment has some.
+    pub(crate) fn for_users(self) -> Self {
+        Self { as_user: true, ..self }
     }
 
     /// The admin address.
@@ -143,6 +154,12 @@ impl Client {
 
     fn keys(&self) -> Result<RootKeys, ClientError> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        if self.as_user
+            && let (Some(access_key), Some(secret)) = (variable(USER_ACCESS_KEY), variable(USER_SECRET_KEY))
+        {
+            let secret = Secret::new(secret).map_err(RootKeysError::from)?;
+            return Ok(RootKeys { access_key, secret, is_new: false });
+        }
         let access_key = variable("GRANARY_ROOT_ACCESS_KEY");
         let secret = variable("GRANARY_ROOT_SECRET_KEY");
         let file = root_keys_file(&self.data_dir);

@@ -1,4 +1,5 @@
-//! The admin endpoint: health and metrics for anybody who can reach it, everything else for the root keys.
+//! The admin endpoint: health and metrics for anybody who can reach it, everything else for the root keys, but for the two words of a
+//! narrowing, which two admins have to say.
 //!
 //! It answers from the moment the process runs (`/health/live`), long before the node serves (`/health/ready`).
 
@@ -19,7 +20,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use bytes::Bytes;
-use granary_access::{Iam, RootKeys};
+use granary_access::{Iam, Identity, PrincipalKind, RootKeys};
 use granary_store::ai::dataset::Datasets;
 use granary_store::node::Node;
 use granary_types::{Clock as _, SystemClock};
@@ -73,6 +74,10 @@ pub(crate) struct Face {
     pub(crate) access_key: String,
     /// What keeps the root sealing key.
     pub(crate) keys: String,
+    /// Seconds that the clocks of clients may differ.
+    pub(crate) clock_skew_s: u64,
+    /// The operator says that there is one admin only.
+    pub(crate) single_admin: bool,
 }
 
 /// An answer that is not 200.
@@ -86,6 +91,30 @@ impl Refusal {
 
 type Answer = Result<Value, Refusal>;
 
+/// Who asks.
+enum Caller {
+    /// The root keys, by their access key; without the identity while the node starts.
+    Root(String, Option<Arc<Identity>>),
+    /// A user.
+    User(Arc<Identity>),
+}
+
+impl Caller {
+    fn identity(&self) -> Option<&Arc<Identity>> {
+        match self {
+            Self::Root(_, identity) => identity.as_ref(),
+            Self::User(identity) => Some(identity),
+        }
+    }
+}
+
+/// A request, beside what it says.
+struct Asked<'a> {
+    caller: &'a Caller,
+    peer: Option<Peer>,
+    event: &'a AdminEvent,
+}
+
 impl Admin {
     /// An endpoint that has no node yet. `drive_list`: where added and replaced drives are to be remembered.
     pub(crate) fn new(
@@ -95,7 +124,7 @@ impl Admin {
         drive_list: Option<crate::drive_list::DriveList>,
     ) -> Self {
         Self {
-            verifier: Verifier::new(keys),
+            verifier: Verifier::new(keys, face.clock_skew_s),
             metrics,
             node: OnceLock::new(),
             iam: OnceLock::new(),
@@ -172,35 +201,34 @@ impl Admin {
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
         let header = head.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let signed = Signed { method: head.method.as_str(), path, body: &body };
-        let verified = self.verifier.verify(header, &signed, SystemClock.now().as_secs());
+        let peer = head.extensions.get::<Peer>().copied();
+        let caller = self.caller(header, &signed, peer);
         let parsed: Result<Value, _> = match body.is_empty() {
             true => Ok(Value::Null),
             false => serde_json::from_slice(&body),
         };
         let node = self.node.get();
         // Health and metrics aside, every request gets an event, once there is a trail to put it into.
-        let shown = if verified.is_ok() { parsed.as_ref().ok() } else { None };
-        let access_key = verified.is_ok().then_some(self.face.access_key.as_str());
-        let peer = head.extensions.get::<Peer>().copied();
+        let shown = if caller.is_ok() { parsed.as_ref().ok() } else { None };
         let event = Arc::new(AdminEvent::new(
             &head.method,
             head.uri.path(),
             shown.unwrap_or(&Value::Null),
             peer,
-            access_key,
+            caller.as_ref().ok(),
             &self.face.region,
         ));
         let answer = async {
-            verified.map_err(|denied| {
-                tracing::warn!(method = %head.method, path, reason = %denied, "admin request refused");
-                Refusal(StatusCode::FORBIDDEN, denied.to_string())
+            let caller = caller.inspect_err(|Refusal(_, reason)| {
+                tracing::warn!(method = %head.method, path, reason, "admin request refused");
             })?;
             let body = parsed.map_err(|error| Refusal::bad(format!("not JSON: {error}")))?;
             let node =
                 node.ok_or_else(|| Refusal(StatusCode::SERVICE_UNAVAILABLE, "the node is still starting".to_owned()))?;
             tracing::info!(method = %head.method, path, "admin request");
             let scope = Arc::clone(&event) as Arc<dyn AuditScope>;
-            granary_store::audit::scoped(scope, self.route(&head.method, head.uri.path(), &body, node)).await
+            let asked = Asked { caller: &caller, peer, event: &event };
+            granary_store::audit::scoped(scope, self.route(&head.method, head.uri.path(), &body, node, &asked)).await
         };
         let answer = answer.await;
         if let Some(node) = node {
@@ -212,9 +240,50 @@ impl Admin {
         answer
     }
 
-    async fn route(&self, method: &Method, path: &str, body: &Value, node: &Arc<Node>) -> Answer {
+    /// Who signed: root, or a user.
+    fn caller(&self, header: Option<&str>, signed: &Signed<'_>, peer: Option<Peer>) -> Result<Caller, Refusal> {
+        let refused = |why: String| Refusal(StatusCode::FORBIDDEN, why);
+        let iam = self.iam.get();
+        let guesses = iam.zip(peer).zip(auth::claimed(header)).map(|((iam, peer), key)| (iam, peer.address.ip(), key));
+        if let Some((iam, address, key)) = guesses
+            && iam.damping().is_active()
+            && !iam.damping().may(address, key, iam.now())
+        {
+            return Err(Refusal(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too many wrong signatures; try again later".to_owned(),
+            ));
+        }
+        let secret_of = |access_key: &str| iam.and_then(|iam| iam.secret(access_key));
+        let verified = self.verifier.verify(header, signed, SystemClock.now().as_secs(), secret_of);
+        match (&verified, guesses) {
+            (Err(auth::Denied::Wrong), Some((iam, address, key))) => iam.damping().failed(address, key, iam.now()),
+            (Ok(_), Some((iam, address, key))) if iam.damping().is_active() => {
+                iam.damping().succeeded(address, key, iam.now());
+            }
+            _ => {}
+        }
+        let signer = verified.map_err(|denied| refused(denied.to_string()))?;
+        let Some(iam) = iam else { return Ok(Caller::Root(self.face.access_key.clone(), None)) };
+        if signer.is_root {
+            return Ok(Caller::Root(self.face.access_key.clone(), Some(iam.root())));
+        }
+        let who = iam.authenticate(signer.access_key, None).map_err(|why| refused(why.to_string()))?;
+        if who.kind != PrincipalKind::User || !who.limits.is_empty() || who.session.is_some() {
+            return Err(refused(
+                "neither service accounts nor sessions are let in here: sign with a user's own key".to_owned(),
+            ));
+        }
+        Ok(Caller::User(who))
+    }
+
+    async fn route(&self, method: &Method, path: &str, body: &Value, node: &Arc<Node>, asked: &Asked<'_>) -> Answer {
+        if matches!(asked.caller, Caller::User(_)) && !residency::TWO_ADMINS.contains(&path) {
+            return Err(Refusal(StatusCode::FORBIDDEN, "this needs the root keys".to_owned()));
+        }
         match (method.as_str(), path) {
             ("GET", "/admin/v1/status") => Ok(self.status(node)),
+            ("GET", "/admin/v1/runs") => Ok(self.runs()),
             ("GET", "/admin/v1/drives") => Ok(json!({ "drives": node.status().drives })),
             ("POST", "/admin/v1/drives/add") => drives::add(node, body, self.drive_list.as_ref()).await,
             ("POST", "/admin/v1/drives/replace") => drives::replace(node, body, self.drive_list.as_ref()).await,
@@ -247,13 +316,29 @@ impl Admin {
                 let audited = match path.strip_prefix("/admin/v1/audit/") {
                     Some(what) => audit::route(node, method, what, body).await,
                     None => match path.strip_prefix("/admin/v1/residency/") {
-                        Some(what) => residency::route(node, &self.narrowings, method, what, body).await,
+                        Some(what) => {
+                            let narrowing = residency::Narrowing {
+                                node,
+                                iam: self.iam.get(),
+                                waiting: &self.narrowings,
+                                single_admin: self.face.single_admin,
+                                asked,
+                            };
+                            residency::route(&narrowing, method, what, body).await
+                        }
                         None => None,
                     },
                 };
                 audited.unwrap_or_else(|| Err(Refusal(StatusCode::NOT_FOUND, format!("there is no {method} {path}"))))
             }
         }
+    }
+
+    /// What each training run asked for since it was first seen, and how long this process has run.
+    fn runs(&self) -> Value {
+        let mut runs = self.metrics.runs();
+        runs["uptime_s"] = json!(self.started.elapsed().as_secs_f64());
+        runs
     }
 
     fn status(&self, node: &Node) -> Value {
@@ -275,6 +360,7 @@ impl Admin {
                 })
             }),
             "keys": self.face.keys,
+            "single_admin": self.face.single_admin,
             "ready": self.ready().is_ok(),
             "not_ready_because": self.ready().err(),
             "audit": audit::status(node),

@@ -5,7 +5,8 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use granary_audit::{Filter, InputFile, PublicKey, Question, Seal, parse_time, verify};
+use granary_audit::{Filter, InputFile, PublicKey, Question, Seal, verify};
+use granary_types::date;
 use granary_types::{Clock as _, SystemClock, Timestamp};
 use serde_json::{Value, json};
 
@@ -244,7 +245,7 @@ fn time(text: &str, now: Timestamp) -> Option<Timestamp> {
     });
     match ago {
         Some(ago) => Some(Timestamp(now.0.saturating_sub(ago))),
-        None => parse_time(text),
+        None => date::parse_at(text),
     }
 }
 

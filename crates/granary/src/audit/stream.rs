@@ -2,10 +2,11 @@
 //!
 //! Guarantees: events are read from the durable trail by a cursor that is kept in the trail's own node, and the cursor moves on only
 //! when the receiver has taken what was sent: each event goes out at least once (over UDP: is sent once), in order, also after
-//! a crash, and nothing piles up in memory however long the receiver is away.
+//! a crash, and nothing piles up in memory however long the receiver is away. Syslog has no answers: over TCP a batch counts as taken
+//! when the collector, told that there is no more, has ended the connection in order (or kept it without resetting it).
 
 use std::io::{Read as _, Write as _};
-use std::net::{TcpStream, ToSocketAddrs as _, UdpSocket};
+use std::net::{Shutdown, TcpStream, ToSocketAddrs as _, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,10 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 const BATCH: usize = 500;
 /// Receivers answer within this.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a collector may take to end a connection that we have ended.
+const GOODBYE: Duration = Duration::from_secs(2);
+/// Bytes of a datagram, at most: of UDP over IPv4.
+const DATAGRAM_BYTES_MAX: usize = 65_507;
 /// Bytes of a webhook's answer that are looked at.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 /// `log audit` (13), informational (6) and warning (4): RFC 5424, 6.2.1.
@@ -38,7 +43,7 @@ const NOT_DONE: u8 = 13 * 8 + 4;
 pub(crate) enum Receiver {
     /// One datagram per event.
     SyslogUdp(String),
-    /// Octet counting (RFC 6587) over one connection.
+    /// Octet counting (RFC 6587), one connection per batch.
     SyslogTcp(String),
     /// A JSON array per POST.
     Webhook {
@@ -99,7 +104,6 @@ impl Receiver {
 pub(crate) async fn run(node: Arc<Node>, receiver: Receiver) {
     let saved = node.note(receiver.record()).ok().flatten();
     let mut cursor: AuditCursor = saved.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-    let mut connection: Option<TcpStream> = None;
     let mut pause = RETRY;
     loop {
         let page = match node.audit_page(&Filter::default(), cursor.clone(), BATCH).await {
@@ -120,11 +124,10 @@ pub(crate) async fn run(node: Arc<Node>, receiver: Receiver) {
         for records in page.records.chunks(BATCH) {
             let messages: Vec<Value> = records.iter().map(cloudtrail).collect();
             loop {
-                let (to, batch, kept) = (receiver.clone(), messages.clone(), connection.take());
-                let sent = tokio::task::spawn_blocking(move || send(&to, &batch, kept)).await;
+                let (to, batch) = (receiver.clone(), messages.clone());
+                let sent = tokio::task::spawn_blocking(move || send(&to, &batch)).await;
                 match sent.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
-                    Ok(kept) => {
-                        connection = kept;
+                    Ok(()) => {
                         pause = RETRY;
                         break;
                     }
@@ -146,30 +149,25 @@ pub(crate) async fn run(node: Arc<Node>, receiver: Receiver) {
     }
 }
 
-fn send(receiver: &Receiver, events: &[Value], kept: Option<TcpStream>) -> std::io::Result<Option<TcpStream>> {
+fn send(receiver: &Receiver, events: &[Value]) -> std::io::Result<()> {
     match receiver {
         Receiver::SyslogUdp(host) => {
             let to = resolve(host)?;
             let socket = UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
             for event in events {
-                socket.send_to(syslog(event).as_bytes(), to)?;
+                socket.send_to(datagram(event).as_bytes(), to)?;
             }
-            Ok(None)
+            Ok(())
         }
         Receiver::SyslogTcp(host) => {
-            let mut stream = match kept {
-                // A collector says nothing: if there is something to read, it is the end.
-                Some(stream) if still_open(&stream) => stream,
-                _ => connect(host)?,
-            };
+            let mut stream = connect(host)?;
             let mut all = String::new();
             for event in events {
                 let message = syslog(event);
                 all.push_str(&format!("{} {message}", message.len()));
             }
             stream.write_all(all.as_bytes())?;
-            stream.flush()?;
-            Ok(Some(stream))
+            taken(&mut stream)
         }
         Receiver::Webhook { ca, host, path } => {
             let stream = connect(host)?;
@@ -202,7 +200,7 @@ fn send(receiver: &Receiver, events: &[Value], kept: Option<TcpStream>) -> std::
             let line = String::from_utf8_lossy(&answer);
             let status = line.split(' ').nth(1).and_then(|status| status.parse::<u16>().ok());
             match status {
-                Some(200..300) => Ok(None),
+                Some(200..300) => Ok(()),
                 status => Err(std::io::Error::other(format!("the webhook answered with status {status:?}"))),
             }
         }
@@ -220,10 +218,37 @@ fn connect(host: &str) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
-fn still_open(stream: &TcpStream) -> bool {
-    let looked = stream.set_nonblocking(true).and_then(|()| stream.peek(&mut [0]));
-    let waits = looked.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
-    waits && stream.set_nonblocking(false).is_ok()
+/// Ends our side and waits for the collector's end. What the kernel had taken of a connection that is reset was not.
+fn taken(stream: &mut TcpStream) -> std::io::Result<()> {
+    use std::io::ErrorKind::{TimedOut, WouldBlock};
+    stream.shutdown(Shutdown::Write)?;
+    stream.set_read_timeout(Some(GOODBYE))?;
+    let mut ignored = [0; 512];
+    for _ in 0..ANSWER_BYTES_MAX {
+        match stream.read(&mut ignored) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(error) if matches!(error.kind(), TimedOut | WouldBlock) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// A message that fits into a datagram: of an event that does not, what was asked for is left out, and that is said.
+fn datagram(event: &Value) -> String {
+    let message = syslog(event);
+    if message.len() <= DATAGRAM_BYTES_MAX {
+        return message;
+    }
+    let mut event = event.clone();
+    event["requestParameters"] = serde_json::json!({ "leftOut": "too long for a datagram: it is in the audit trail" });
+    let mut message = syslog(&event);
+    if message.len() > DATAGRAM_BYTES_MAX {
+        let end = (0..=DATAGRAM_BYTES_MAX).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
+        message.truncate(end);
+    }
+    message
 }
 
 /// An event as a syslog message: its header, no structured data, the event as JSON.
@@ -259,6 +284,41 @@ mod tests {
         assert_eq!(Receiver::webhook("http://h/a?b", None), Some(hook));
         assert!(Receiver::webhook("https://h/", None).is_none(), "nothing to trust");
         assert!(Receiver::webhook("http://h/ \r\nX: y", None).is_none());
+    }
+
+    #[test]
+    fn what_is_too_long_for_a_datagram_is_left_out_and_said() {
+        let long = |text: &str| json!({ "eventName": "FreeGarbage", "requestParameters": { "parts": text } });
+        assert!(datagram(&long("short")).contains("short"));
+        let message = datagram(&long(&"p".repeat(70_000)));
+        assert!(message.len() < 1_000 && message.contains("leftOut") && message.contains("FreeGarbage"));
+        let hopeless = json!({ "eventName": "x", "resources": "ä".repeat(40_000) });
+        assert!((65_500..=DATAGRAM_BYTES_MAX).contains(&datagram(&hopeless).len()));
+    }
+
+    #[test]
+    fn a_batch_counts_as_taken_when_the_collector_has_not_reset_it() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = Receiver::SyslogTcp(listener.local_addr().unwrap().to_string());
+        let events = [json!({ "eventName": "A" }), json!({ "eventName": "Bé" })];
+        let sent = events.clone();
+        let sender = std::thread::spawn(move || [send(&to, &sent).is_ok(), send(&to, &sent).is_err()]);
+        let (mut taken, _) = listener.accept().unwrap();
+        let mut all = String::new();
+        taken.read_to_string(&mut all).unwrap();
+        drop(taken);
+        for event in &events {
+            let (length, rest) = all.split_once(' ').unwrap();
+            let (message, rest) = rest.split_at(length.parse().unwrap());
+            assert!(message.starts_with('<') && message.ends_with(&event.to_string()));
+            all = rest.to_owned();
+        }
+        assert!(all.is_empty());
+        // Closed with bytes unread: the kernel resets it, and the batch is to be sent again.
+        let (lost, _) = listener.accept().unwrap();
+        while lost.peek(&mut [0; 16]).unwrap() == 0 {}
+        drop(lost);
+        assert_eq!(sender.join().unwrap(), [true, true]);
     }
 
     #[test]

@@ -2,7 +2,6 @@
 //! <https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html>
 
 use granary_meta::events::{EventKind, EventRecord};
-use granary_types::Timestamp;
 use serde_json::{Value, json};
 
 /// The document that a target gets: one record, or S3's test event.
@@ -22,7 +21,7 @@ fn test(event: &EventRecord, host_id: &str) -> Value {
     json!({
         "Service": "Granary",
         "Event": EventKind::Test.name(),
-        "Time": time(event.at),
+        "Time": granary_types::date::iso_millis(event.at),
         "Bucket": event.bucket.as_str(),
         "RequestId": request_id(event),
         "HostId": host_id,
@@ -59,7 +58,7 @@ fn record(event: &EventRecord, host_id: &str) -> Value {
         "eventVersion": version(event.kind),
         "eventSource": "aws:s3",
         "awsRegion": event.region,
-        "eventTime": time(event.at),
+        "eventTime": granary_types::date::iso_millis(event.at),
         "eventName": event.kind.name().trim_start_matches("s3:"),
         "userIdentity": { "principalId": if origin.principal.is_empty() { "granary" } else { &origin.principal } },
         "requestParameters": { "sourceIPAddress": origin.source_ip },
@@ -90,37 +89,11 @@ fn encoded(key: &str) -> String {
     out
 }
 
-/// `2012-04-23T18:25:43.511Z`.
-fn time(at: Timestamp) -> String {
-    let (seconds, millis) = (at.0 / 1_000_000, at.0 / 1_000 % 1_000);
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Howard Hinnant's civil_from_days, for days since 1970.
-    let z = days + 719_468;
-    let era = z / 146_097;
-    let of_era = z % 146_097;
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let day_of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (rest / 3_600, rest / 60 % 60, rest % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use granary_meta::events::EventObject;
-    use granary_types::{BucketName, ObjectKey, VersionId};
-
-    #[test]
-    fn times_are_civil() {
-        assert_eq!(time(Timestamp(0)), "1970-01-01T00:00:00.000Z");
-        assert_eq!(time(Timestamp(1_335_205_543_511_000)), "2012-04-23T18:25:43.511Z");
-        assert_eq!(time(Timestamp::from_secs(1_709_164_800)), "2024-02-29T00:00:00.000Z");
-        assert_eq!(time(Timestamp::from_secs(4_102_444_799)), "2099-12-31T23:59:59.000Z");
-    }
+    use granary_types::{BucketName, ObjectKey, Timestamp, VersionId};
 
     #[test]
     fn records_have_the_form_that_clients_parse() {

@@ -4,7 +4,6 @@
 //! `X-Granary-Signature: sha256=HEX`, the HMAC-SHA-256 of `X-Granary-Timestamp`, a dot and the body. Redirects are not
 //! followed; proxies in the environment are not used.
 
-use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -181,11 +180,7 @@ fn signature(key: &hmac::Key, now: u64, body: &[u8]) -> String {
     let mut context = hmac::Context::with_key(key);
     context.update(format!("{now}.").as_bytes());
     context.update(body);
-    let tag = context.sign();
-    tag.as_ref().iter().fold("sha256=".to_owned(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    format!("sha256={}", granary_types::hex::encode(context.sign()))
 }
 
 /// What a status means: most that is not 2xx may be different tomorrow, these will not.

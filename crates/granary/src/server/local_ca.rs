@@ -166,7 +166,7 @@ impl LocalCa {
 /// The authority is named after its key, so that its parameters can be made again from that alone.
 fn ca_params(key: &KeyPair, now: OffsetDateTime) -> CertificateParams {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, key.public_key_raw());
-    let tail: String = digest.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    let tail: String = granary_types::hex::encode(&digest.as_ref()[..4]);
     let mut params = CertificateParams::default();
     params.distinguished_name = named(&format!("Granary local CA {tail}"));
     params.not_before = now - BACKDATED;

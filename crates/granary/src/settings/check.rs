@@ -15,6 +15,9 @@ const TIMEOUT_MS_MAX: u64 = Duration::from_secs(24 * 60 * 60).as_millis() as u64
 const SEGMENT_BYTES_MAX: u64 = 64 << 30;
 /// Sizes taken for a file of the log.
 const LOG_FILE_BYTES: std::ops::RangeInclusive<u64> = 16 << 20..=4 << 30;
+/// Wrong signatures that may be borne, and forgiven per second.
+const GUESSES: std::ops::RangeInclusive<u64> = 10..=1_000_000;
+const FORGIVEN: std::ops::RangeInclusive<u64> = 1..=10_000;
 /// Least memory for bodies on their way in: one stripe of the widest scheme, several times.
 const INGEST_MEMORY_BYTES_MIN: u64 = 64 << 20;
 
@@ -131,6 +134,30 @@ impl Settings {
             );
             say(Receiver::webhook(text, audit.webhook_ca_file.clone()).is_none(), what);
         }
+        let identity = &self.identity;
+        for (name, value, range) in [
+            ("clock_skew_max_ms", identity.clock_skew_max_ms, 5_000..=900_000),
+            ("oidc_clock_skew_max_ms", identity.oidc_clock_skew_max_ms, 0..=300_000),
+            ("guesses_per_address_max", identity.guesses_per_address_max.into(), GUESSES),
+            ("guesses_per_key_max", identity.guesses_per_key_max.into(), GUESSES),
+            (
+                "guesses_per_address_forgiven_per_second",
+                identity.guesses_per_address_forgiven_per_second.into(),
+                FORGIVEN,
+            ),
+            ("guesses_per_key_forgiven_per_second", identity.guesses_per_key_forgiven_per_second.into(), FORGIVEN),
+        ] {
+            say(
+                !range.contains(&value),
+                format!("identity.{name} is {value}: it must be from {} to {}", range.start(), range.end()),
+            );
+        }
+        for issuer in &identity.oidc_issuers {
+            say(
+                granary_access::oidc::issuer_name(issuer).is_none(),
+                format!("identity.oidc_issuers has `{issuer}`: write https://HOST/PATH (http:// on loopback only)"),
+            );
+        }
         for name in &s3.tls_names {
             let fine = |c: char| c.is_ascii_alphanumeric() || "-.*:[]".contains(c);
             say(
@@ -138,6 +165,16 @@ impl Settings {
                 format!("s3.tls_names has `{name}`: write a plain host name or address"),
             );
         }
+        for rule in &s3.run_rules {
+            say(
+                granary_s3::RunRule::parse(rule).is_none(),
+                format!("s3.run_rules has `{rule}`: write BUCKET/ or BUCKET/FOLDER/, with at most one `*` in BUCKET"),
+            );
+        }
+        say(
+            !(1..=1000).contains(&admin.runs_max),
+            format!("admin.runs_max is {}: it must be from 1 to 1000", admin.runs_max),
+        );
         say(s3.copy_silence_ms == 0, "s3.copy_silence_ms is 0: use 10000".to_owned());
         say(
             !(1..=86_400).contains(&store.lifecycle_day_seconds),
@@ -158,6 +195,7 @@ impl Settings {
             ("s3.tls_check_interval_ms", s3.tls_check_interval_ms, false),
             ("audit.seal_interval_ms", audit.seal_interval_ms, false),
             ("s3.access_log_interval_ms", s3.access_log_interval_ms, false),
+            ("ai.keeper_interval_ms", self.ai.keeper_interval_ms, false),
             ("store.ingest_wait_ms", store.ingest_wait_ms, true),
             ("store.garbage_quarantine_ms", store.garbage_quarantine_ms, true),
             ("store.orphan_grace_ms", store.orphan_grace_ms, true),
@@ -202,11 +240,18 @@ mod tests {
     #[test]
     fn each_rule_finds_its_offence() {
         #[allow(clippy::type_complexity)]
-        let cases: [(&str, fn(&mut Settings)); 18] = [
+        let cases: [(&str, fn(&mut Settings)); 25] = [
+            ("identity.clock_skew_max_ms is 900001", |s| s.identity.clock_skew_max_ms = 900_001),
+            ("identity.oidc_clock_skew_max_ms is 300001", |s| s.identity.oidc_clock_skew_max_ms = 300_001),
+            ("identity.guesses_per_key_max is 9", |s| s.identity.guesses_per_key_max = 9),
+            ("forgiven_per_second is 0", |s| s.identity.guesses_per_address_forgiven_per_second = 0),
+            ("has `http://id.example`", |s| s.identity.oidc_issuers = vec!["http://id.example".into()]),
             ("audit.keep_days is 179", |s| s.audit.keep_days = 179),
             ("audit.flush_interval_ms is 1001", |s| s.audit.flush_interval_ms = 1001),
             ("audit.syslog is `log`", |s| s.audit.syslog = Some("log".into())),
             ("audit.webhook is `https://h/`", |s| s.audit.webhook = Some("https://h/".into())),
+            ("s3.run_rules has `runs`", |s| s.s3.run_rules = vec!["runs".into()]),
+            ("admin.runs_max is 0", |s| s.admin.runs_max = 0),
             ("needs at least 6", |s| s.drives.paths.truncate(5)),
             ("names /mnt/1 twice", |s| s.drives.paths[1] = "/mnt/1".into()),
             ("drives.segment_bytes is 5", |s| s.drives.segment_bytes = 5),

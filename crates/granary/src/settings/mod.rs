@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::notify::{NatsTarget, Targets, WebhookTarget};
+use granary_access::{Guesses, Limits};
 use granary_types::Scheme;
 use granary_types::limits::{AUDIT_KEEP_DAYS_MIN, COPIES_BYTES_MAX, INLINE_BYTES_MAX, SEGMENT_BYTES_DEFAULT};
 
@@ -180,9 +181,16 @@ settings! {
         /// Take whatever region a client asks for at CreateBucket and keep it as a label, instead of refusing
         /// all but `node.region`.
         any_region: bool = true,
+        /// Make new buckets as S3 made them before April 2023: objects belong to their writer, access control lists count, and no
+        /// public access is blocked. For clients (and test suites) of that time, which send lists and public policies without
+        /// a word about ownership. Off, new buckets are closed, as on AWS today; either way each bucket's settings can be changed.
+        open_new_buckets: bool = false,
         /// How often the lines of buckets that are logged (PutBucketLogging) are delivered, in milliseconds. A crash loses
         /// what was not; a shutdown delivers it.
         access_log_interval_ms: u64 = 300_000,
+        /// Keys that tell which training run a request belongs to, where the request does not say it itself (header `x-granary-run`, user
+        /// agent `granary-run/ID`): `BUCKET/PREFIX/`, with one `*` allowed in BUCKET; the folder that follows is the run.
+        run_rules: Vec<String> = vec!["artefacts/".to_owned(), "*-artefacts/".to_owned()],
         /// Take requests signed with the old Signature Version 2, which boto3 still makes when it presigns for a custom
         /// endpoint in `us-east-1`.
         sigv2: bool = true,
@@ -234,6 +242,8 @@ settings! {
         /// Memory for opened chunks of objects that are read often, in bytes; 0: none are kept. Worth most when it holds half of
         /// what an epoch reads, or more.
         cache_bytes: u64 = 256 << 20,
+        /// How often the rules of buckets are carried out that keep checkpoints and caches in shape, in milliseconds.
+        keeper_interval_ms: u64 = 60_000,
     }
 
     /// The admin endpoint: health, metrics, and what `granary status`, `drive` and `heal` talk to.
@@ -243,6 +253,35 @@ settings! {
         listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9001)),
         /// Plain HTTP on an address that is not loopback, too. Requests are signed but can be read on the wire.
         plaintext: bool = false,
+        /// Says that this deployment has one admin: then the one who asks for a bucket's pin to be narrowed may confirm it, too. Holds
+        /// only while no user could confirm it; `granary status` shows it.
+        single_admin: bool = false,
+        /// Training runs that metrics and `granary top` tell apart; those that ask for less are added up as `other`. From 1 to 1000.
+        runs_max: u32 = 64,
+    }
+
+    /// Who is let in: clocks, identity providers, and how much guessing of keys is borne.
+    identity: IdentitySettings {
+        /// How far the time of a signature (SigV4 and SigV2 of S3, IAM and STS, forms, the admin port) may be from this node's clock, in
+        /// milliseconds; from 5000 to 900000. The most is what AWS takes. A signed request can be replayed for as long, so
+        /// less is better where clocks are synchronised.
+        clock_skew_max_ms: u64 = 900_000,
+        /// How far the times in an identity provider's tokens may be from it, in milliseconds; at most 300000.
+        oidc_clock_skew_max_ms: u64 = 60_000,
+        /// Issuers whose tokens AssumeRoleWithWebIdentity takes, by URL: from no other are keys fetched, whatever providers accounts set
+        /// up. None: from every provider that an account has set up.
+        oidc_issuers: Vec<String> = Vec::new(),
+        /// Certificates (PEM) that issuers' are issued by. Not set: the system's.
+        oidc_ca_file: Option<PathBuf> = None,
+        /// Wrong signatures that may come from one address before it is answered `503 SlowDown`, unverified; from 10 to 1000000. Who signed
+        /// rightly within the hour is served all the same.
+        guesses_per_address_max: u32 = 1_000,
+        /// How many of these are forgiven per second; from 1 to 10000.
+        guesses_per_address_forgiven_per_second: u32 = 20,
+        /// The same for one access key, from wherever; from 10 to 1000000.
+        guesses_per_key_max: u32 = 200,
+        /// How many of these are forgiven per second; from 1 to 10000.
+        guesses_per_key_forgiven_per_second: u32 = 2,
     }
 
     /// The keys that everything on the drives is sealed with.
@@ -324,6 +363,24 @@ impl Settings {
     /// Where notifications can go.
     pub(crate) fn notify_targets(&self) -> Targets {
         Targets { webhooks: self.notify.webhook.clone(), nats: self.notify.nats.clone() }
+    }
+
+    /// Who is let in.
+    pub(crate) fn limits(&self) -> Limits {
+        let identity = &self.identity;
+        Limits {
+            clock_skew_s: identity.clock_skew_max_ms / 1_000,
+            token_skew_s: identity.oidc_clock_skew_max_ms / 1_000,
+            issuers: identity.oidc_issuers.clone(),
+            per_address: Guesses {
+                at_once: identity.guesses_per_address_max,
+                forgiven_per_s: identity.guesses_per_address_forgiven_per_second,
+            },
+            per_key: Guesses {
+                at_once: identity.guesses_per_key_max,
+                forgiven_per_s: identity.guesses_per_key_forgiven_per_second,
+            },
+        }
     }
 
     /// Whether S3 clients come over TLS.

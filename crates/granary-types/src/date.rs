@@ -1,20 +1,14 @@
-//! Times of policies: ISO 8601 as W3C profiles it, or seconds since 1970.
+//! Times as text: ISO 8601 as W3C profiles it, or seconds since 1970.
 
-use granary_types::Timestamp;
+use time::{Date, Month, OffsetDateTime, PrimitiveDateTime};
+
+use crate::Timestamp;
 
 const DAY_S: i64 = 86_400;
 
-/// Days since 1970-01-01 of a civil date (proleptic Gregorian).
-const fn days(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = if year >= 0 { year } else { year - 399 } / 400;
-    let of_era = year - era * 400;
-    let of_year = (153 * (month + if month > 2 { -3 } else { 9 }) + 2) / 5 + day - 1;
-    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
-}
-
 /// Microseconds since 1970 of `2026-01-02T03:04:05Z`, `2026-01-02T03:04:05.678+01:00`, `2026-01-02`, or a number of seconds.
-pub(crate) fn parse(text: &str) -> Option<i64> {
+#[must_use]
+pub fn parse(text: &str) -> Option<i64> {
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) && text.len() != 4 {
         return text.parse::<i64>().ok()?.checked_mul(1_000_000);
     }
@@ -29,17 +23,12 @@ pub(crate) fn parse(text: &str) -> Option<i64> {
     let year = number(parts.next()?, 4)?;
     let month = parts.next().map_or(Some(1), |text| number(text, 2))?;
     let day = parts.next().map_or(Some(1), |text| number(text, 2))?;
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let last = match month {
-        2 => 28 + i64::from(leap),
-        4 | 6 | 9 | 11 => 30,
-        1..=12 => 31,
-        _ => return None,
-    };
-    if parts.next().is_some() || !(1..=last).contains(&day) {
+    let month = Month::try_from(u8::try_from(month).ok()?).ok()?;
+    let date = Date::from_calendar_date(i32::try_from(year).ok()?, month, u8::try_from(day).ok()?).ok()?;
+    if parts.next().is_some() {
         return None;
     }
-    let mut seconds = days(year, month, day) * DAY_S;
+    let mut seconds = i64::from(date.to_julian_day() - OffsetDateTime::UNIX_EPOCH.date().to_julian_day()) * DAY_S;
     let mut micros = 0;
     if let Some(time) = time {
         let at = time.find(['Z', 'z', '+', '-'])?;
@@ -68,21 +57,37 @@ pub(crate) fn parse(text: &str) -> Option<i64> {
     Some(seconds * 1_000_000 + micros)
 }
 
+/// The calendar's view, in UTC. What is after the year 9999 is shown as its end.
+#[must_use]
+pub fn utc(at: Timestamp) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(at.0) * 1_000).unwrap_or(PrimitiveDateTime::MAX.assume_utc())
+}
+
 /// `2026-01-02T03:04:05Z`.
 #[must_use]
 pub fn iso(at: Timestamp) -> String {
-    let seconds = i64::try_from(at.as_secs()).unwrap_or(i64::MAX / 2);
-    let (day, clock) = (seconds / DAY_S, seconds % DAY_S);
-    let shifted = day + 719_468;
-    let era = shifted / 146_097;
-    let of_era = shifted % 146_097;
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", clock / 3600, clock / 60 % 60, clock % 60)
+    let at = utc(at);
+    let (year, month, day) = at.to_calendar_date();
+    let (hour, minute, second) = at.to_hms();
+    format!("{year:04}-{:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z", u8::from(month))
+}
+
+/// `2026-01-02T03:04:05.678Z`.
+#[must_use]
+pub fn iso_millis(at: Timestamp) -> String {
+    iso(at).replace('Z', &format!(".{:03}Z", at.0 / 1_000 % 1_000))
+}
+
+/// `2026-01-02T03:04:05.678901Z`.
+#[must_use]
+pub fn iso_micros(at: Timestamp) -> String {
+    iso(at).replace('Z', &format!(".{:06}Z", at.0 % 1_000_000))
+}
+
+/// What [`parse`] reads, where it is not before 1970.
+#[must_use]
+pub fn parse_at(text: &str) -> Option<Timestamp> {
+    u64::try_from(parse(text)?).ok().map(Timestamp)
 }
 
 /// Seconds since 1970 of an ISO 8601 time, for arguments of commands.
@@ -105,10 +110,20 @@ mod tests {
         ] {
             assert_eq!(parse(text), Some(secs * 1_000_000), "{text}");
             assert_eq!(iso(Timestamp::from_secs(u64::try_from(secs).unwrap())), text);
+            assert_eq!(parse_at(text), Some(Timestamp::from_secs(u64::try_from(secs).unwrap())));
         }
         assert_eq!(parse("2026-11-20T13:40:00.5+01:00"), Some(1_795_178_400_500_000));
         assert_eq!(parse("2026-11-20"), Some(1_795_132_800_000_000));
         assert_eq!(parse("1795178400"), Some(1_795_178_400_000_000));
+    }
+
+    #[test]
+    fn fractions() {
+        let at = Timestamp(1_335_205_543_511_002);
+        assert_eq!(iso_millis(at), "2012-04-23T18:25:43.511Z");
+        assert_eq!(iso_micros(at), "2012-04-23T18:25:43.511002Z");
+        assert_eq!(parse_at(&iso_micros(at)), Some(at));
+        assert_eq!(iso(Timestamp(u64::MAX)), "9999-12-31T23:59:59Z");
     }
 
     #[test]

@@ -1,0 +1,121 @@
+//! Names of shared blocks, and where they are cut: both depend on a key that is derived from the bucket's.
+//!
+//! A block's name is HMAC-SHA-256 of its payload. Without the key nobody can tell from a name whether a known payload is
+//! stored, and two buckets name the same payload differently, so that nothing is shared between them. The table that a rolling hash
+//! cuts by is secret as well: the sizes of blocks would otherwise be a fingerprint of what they hold.
+//!
+//! The key is derived from the bucket's *active* key: what is written after a rotation shares nothing with what was
+//! written before, and depends on no older key.
+
+use std::fmt;
+
+use aws_lc_rs::hmac;
+use granary_types::BucketId;
+use zeroize::{Zeroize as _, Zeroizing};
+
+use crate::bucket::BucketKeys;
+
+/// Entries of a cutting table: one for each byte there is.
+pub const GEAR_ENTRIES: usize = 256;
+/// Values that one derived secret gives.
+const VALUES_PER_SECRET: usize = 4;
+
+/// Names blocks of one bucket.
+pub struct BlockNamer {
+    key: hmac::Key,
+    gear: Box<Zeroizing<[u64; GEAR_ENTRIES]>>,
+}
+
+/// A name in the making.
+pub struct BlockNaming(hmac::Context);
+
+impl BucketKeys {
+    /// What names the blocks of `bucket` that are written now.
+    #[must_use]
+    pub fn block_namer(&self, bucket: BucketId) -> BlockNamer {
+        let secret = self.active().secret().derive("granary shared blocks", &bucket.0.to_be_bytes());
+        let names = secret.derive("names", b"");
+        let mut gear = Box::new(Zeroizing::new([0u64; GEAR_ENTRIES]));
+        for (i, values) in (0u8..).zip(gear.chunks_exact_mut(VALUES_PER_SECRET)) {
+            let drawn = secret.derive("gear", &[i]);
+            for (value, bytes) in values.iter_mut().zip(drawn.expose().chunks_exact(8)) {
+                let mut eight = [0u8; 8];
+                eight.copy_from_slice(bytes);
+                *value = u64::from_le_bytes(eight);
+                eight.zeroize();
+            }
+        }
+        BlockNamer { key: hmac::Key::new(hmac::HMAC_SHA256, names.expose()), gear }
+    }
+}
+
+impl BlockNamer {
+    /// Begins a name.
+    #[must_use]
+    pub fn begin(&self) -> BlockNaming {
+        BlockNaming(hmac::Context::with_key(&self.key))
+    }
+
+    /// The table of the rolling hash that cuts blocks.
+    #[must_use]
+    pub fn gear(&self) -> &[u64; GEAR_ENTRIES] {
+        &self.gear
+    }
+}
+
+impl BlockNaming {
+    /// Takes in payload.
+    pub fn update(&mut self, payload: &[u8]) {
+        self.0.update(payload);
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn finish(self) -> [u8; 32] {
+        let mut name = [0; 32];
+        name.copy_from_slice(self.0.sign().as_ref());
+        name
+    }
+}
+
+impl fmt::Debug for BlockNamer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BlockNamer(..)")
+    }
+}
+
+impl fmt::Debug for BlockNaming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BlockNaming(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(namer: &BlockNamer, pieces: &[&[u8]]) -> [u8; 32] {
+        let mut naming = namer.begin();
+        pieces.iter().for_each(|piece| naming.update(piece));
+        naming.finish()
+    }
+
+    #[test]
+    fn names_depend_on_key_bucket_and_payload_alone() {
+        let keys = BucketKeys::generate();
+        let here = keys.block_namer(BucketId(1));
+        assert_eq!(name(&here, &[b"ab", b"c"]), name(&keys.block_namer(BucketId(1)), &[b"abc"]));
+        assert_ne!(name(&here, &[b"abc"]), name(&here, &[b"abd"]));
+        assert_ne!(name(&here, &[b"abc"]), name(&keys.block_namer(BucketId(2)), &[b"abc"]));
+        let rotated = keys.rotated().unwrap();
+        assert_ne!(name(&here, &[b"abc"]), name(&rotated.block_namer(BucketId(1)), &[b"abc"]));
+        assert_ne!(here.gear(), rotated.block_namer(BucketId(1)).gear());
+    }
+
+    #[test]
+    fn the_table_has_no_value_twice() {
+        let namer = BucketKeys::generate().block_namer(BucketId(1));
+        let values: std::collections::BTreeSet<u64> = namer.gear().iter().copied().collect();
+        assert_eq!(values.len(), GEAR_ENTRIES);
+    }
+}
