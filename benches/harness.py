@@ -58,8 +58,8 @@ def generator() -> Path:
 class Side:
     """One endpoint with its key pair, for the load generator."""
 
-    def __init__(self, url: str, pid: int | None, access: str, secret: str, region: str = "us-east-1") -> None:
-        self.url, self.pid, self.access, self.secret, self.region = url, pid, access, secret, region
+    def __init__(self, url: str, pid: int | None, access: str, secret: str, region: str = "us-east-1", ca: str | None = None) -> None:
+        self.url, self.pid, self.access, self.secret, self.region, self.ca = url, pid, access, secret, region, ca
 
 
 class Bench:
@@ -78,6 +78,8 @@ class Bench:
         path = self.folder / (re.sub(r"[^A-Za-z0-9]+", "-", label).strip("-").lower() + ".json")
         command = [str(self.binary), *arguments, "--endpoint", side.url, "--region", side.region]
         command += ["--label", label, "--json", str(path), "--seed", "1"]
+        if ca := side.ca or (against and against.ca):
+            command += ["--ca-file", ca]
         if side.pid:
             command += ["--server-pid", str(side.pid)]
         env = os.environ | {"AWS_ACCESS_KEY_ID": side.access, "AWS_SECRET_ACCESS_KEY": side.secret}
@@ -113,6 +115,32 @@ def granary(**settings):
 
 def side_of(server) -> Side:
     return Side(server.endpoint, server.process.pid, granary_server.ACCESS_KEY, granary_server.SECRET_KEY)
+
+
+@contextlib.contextmanager
+def serving(plaintext: bool = False):
+    """`granary serve` with the preset `ai`, over TLS by a certificate of its own, or in the clear; a `Side`."""
+    home = scratch()
+    drives = [home / f"d{n}" for n in range(6)]
+    for drive in drives:
+        drive.mkdir()
+    config, admin = home / "granary.toml", granary_server.free_port()
+    config.write_text(
+        f"[node]\ndata_dir = '{home}/node'\n[drives]\npaths = {[str(d) for d in drives]}\nerasure = '4+2'\n"
+        f"[s3]\nlisten = '127.0.0.1:0'\nplaintext = {str(plaintext).lower()}\n[admin]\nlisten = '127.0.0.1:{admin}'\n"
+    )
+    try:
+        with granary_server.Server(config=config, preset=None) as server:
+            server.admin_port = admin
+            server.start()
+            made = server.cli("preset", "apply", "ai", "--project", "tls")
+            assert made.returncode == 0, made.stderr
+            said = dict(re.findall(r"^export (\w+)=(\S+)$", server.log(), re.M))
+            side = Side(said["AWS_ENDPOINT_URL"], server.process.pid, granary_server.ACCESS_KEY, granary_server.SECRET_KEY,
+                        ca=said.get("AWS_CA_BUNDLE"))  # fmt: skip
+            yield side
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
 
 
 def scratch() -> Path:

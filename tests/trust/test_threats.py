@@ -17,7 +17,7 @@ import botocore.awsrequest
 import botocore.credentials
 import pytest
 
-from tests.harness import ACCESS_KEY, SECRET_KEY, Server, boto3_client
+from tests.harness import ACCESS_KEY, SECRET_KEY, Server, ServerFailed, boto3_client
 
 CREDENTIALS = botocore.credentials.Credentials(ACCESS_KEY, SECRET_KEY)
 
@@ -215,6 +215,35 @@ def test_the_admin_port_gives_strangers_health_and_figures_only(server):
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request)
     assert refused.value.code == 403
+
+
+def test_metrics_may_ask_for_a_token(tmp_path):
+    token, file = "0123456789abcdef" * 4, tmp_path / "token"
+    file.write_text(token + "\n")
+    file.chmod(0o644)
+    env = {"GRANARY_ADMIN_METRICS_TOKEN_FILE": str(file)}
+    with Server(env=env) as server:
+        with pytest.raises(ServerFailed, match="chmod 600"):
+            server.start()
+    file.chmod(0o600)
+    with Server(env=env) as server:
+        server.start()
+
+        def scrape(authorization: str | None) -> int:
+            headers = {"Authorization": authorization} if authorization else {}
+            try:
+                with urllib.request.urlopen(urllib.request.Request(server.admin + "/metrics", headers=headers)) as answer:
+                    assert b"granary_" in answer.read()
+                    return answer.status
+            except urllib.error.HTTPError as error:
+                assert b"granary_" not in error.read() and error.headers["WWW-Authenticate"] == "Bearer"
+                return error.code
+
+        assert scrape(f"Bearer {token}") == 200
+        for wrong in (None, token, f"Bearer {token[:-1]}", f"Bearer {token}0", f"Basic {token}"):
+            assert scrape(wrong) == 401, wrong
+        assert server.admin_get("/health/ready")[0] == 200
+        assert token not in server.log()
 
 
 def test_no_secret_in_logs_however_chatty():

@@ -54,17 +54,13 @@ pub struct OpenOptions {
     /// Complete checkpoints kept; the log reaches back to the oldest.
     pub checkpoints_kept: usize,
     /// Where command times come from.
-    pub clock: Arc<dyn ClockDebug>,
+    pub clock: Arc<dyn Clock>,
     /// Refuse to begin an empty store (set once the cluster has been formatted, so that unmounted drives
     /// are not taken for new ones).
     pub expect_existing: bool,
     /// Open even if the log is damaged or ends before what the index has applied: commands may be lost. For the last resort.
     pub accept_log_loss: bool,
 }
-
-/// A clock that can stand in a `Debug` struct.
-pub trait ClockDebug: Clock + std::fmt::Debug {}
-impl<T: Clock + std::fmt::Debug> ClockDebug for T {}
 
 impl OpenOptions {
     /// The defaults, for `folders` with `mirrors` copies.

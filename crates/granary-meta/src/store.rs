@@ -158,7 +158,7 @@ impl MetaStore {
         };
         let thread_error = MetaError::io("start a thread for", built.index.path());
         let checkpointer = Arc::new(Checkpointer::spawn(maker, queue.clone()).map_err(thread_error)?);
-        let clock: Arc<dyn Clock> = Arc::new(SharedClock(options.clock.clone()));
+        let clock = Arc::clone(&options.clock);
         let command_bytes_max = COMMAND_BYTES_MAX.min(frame_room(options.log_file_bytes));
         let engine = Engine {
             options,
@@ -292,15 +292,6 @@ fn drop_others(folders: &[MirrorFolder], up: &Mirrors, mirrors: &[MirrorFolder])
         for file in log.files().into_iter().filter(|file| !mirror || !live.contains(file)) {
             let _ = std::fs::remove_file(log.path_of(file));
         }
-    }
-}
-
-/// `Arc<dyn ClockDebug>` as a plain clock.
-struct SharedClock(Arc<dyn crate::options::ClockDebug>);
-
-impl Clock for SharedClock {
-    fn now(&self) -> granary_types::Timestamp {
-        self.0.now()
     }
 }
 

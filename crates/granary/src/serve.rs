@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use crate::access;
 use crate::admin::client::root_keys_file;
 use crate::admin::runfile::RunFile;
+use crate::admin::scraper::ScraperToken;
 use crate::admin::{Admin, Face};
 use crate::audit::stream::{self, Receiver};
 use crate::cli::Preset;
@@ -81,6 +82,9 @@ pub(crate) enum ServeError {
     /// TLS.
     #[error("TLS: {0}")]
     Tls(#[from] TlsError),
+    /// The token of those who scrape metrics.
+    #[error(transparent)]
+    Scraper(#[from] crate::admin::scraper::ScraperError),
     /// The engine.
     #[error(transparent)]
     Node(#[from] NodeError),
@@ -255,6 +259,7 @@ async fn live(start: Start, data: DataDir) -> Result<(), ServeError> {
         access_key: keys.access_key.clone(),
         keys: provider.describe(),
         single_admin: settings.admin.single_admin,
+        metrics_token: settings.admin.metrics_token_file.as_deref().map(ScraperToken::read).transpose()?,
         clock_skew_s: settings.limits().clock_skew_s,
     };
     let admin = Arc::new(Admin::new(&keys, Arc::clone(&metrics), face, drive_list));

@@ -92,7 +92,7 @@ impl Node {
                 MirrorFolder { drive_id: drive.id(), path: path.join(META_FOLDER) }
             })
             .collect();
-        let (meta, report) = open_meta(&options, &keyring, meta_folders).await?;
+        let (meta, report) = open_meta(&options, &keyring, meta_folders, &clock).await?;
         recovery.extend(report.problems.iter().cloned());
         if report.index == IndexSource::Fresh && !options.accept_lost_metadata {
             use granary_drive::api::ShardStore as _;
@@ -369,11 +369,13 @@ async fn open_meta(
     options: &NodeOptions,
     keyring: &Keyring,
     folders: Vec<MirrorFolder>,
+    clock: &Arc<dyn Clock>,
 ) -> Result<(Arc<MetaStore>, granary_meta::RecoveryReport), NodeError> {
     let keys = keyring.keys();
     let mirrors = usize::from(options.store.scheme.m) + 1;
     let mut open = OpenOptions::new(folders, mirrors, MetaKey(*keys.log.expose()), Some(MetaKey(*keys.index.expose())));
     open.log_file_bytes = options.log_file_bytes;
+    open.clock = Arc::clone(clock);
     let (meta, report) = tokio::task::spawn_blocking(move || MetaStore::open(open)).await.map_err(joined)??;
     Ok((Arc::new(meta), report))
 }

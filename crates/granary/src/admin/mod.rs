@@ -1,4 +1,4 @@
-//! The admin endpoint: health and metrics for anybody who can reach it, everything else for the root keys, but for the two words of a
+//! The admin endpoint: health and (where no token is asked for) metrics for anybody who can reach it, everything else for the root keys, but for the two words of a
 //! narrowing, which two admins have to say.
 //!
 //! It answers from the moment the process runs (`/health/live`), long before the node serves (`/health/ready`).
@@ -13,6 +13,7 @@ mod keys;
 mod quota;
 pub(crate) mod residency;
 pub(crate) mod runfile;
+pub(crate) mod scraper;
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -78,6 +79,8 @@ pub(crate) struct Face {
     pub(crate) clock_skew_s: u64,
     /// The operator says that there is one admin only.
     pub(crate) single_admin: bool,
+    /// What scrapers of metrics have to show.
+    pub(crate) metrics_token: Option<scraper::ScraperToken>,
 }
 
 /// An answer that is not 200.
@@ -161,7 +164,14 @@ impl Admin {
                 Ok(()) => text(StatusCode::OK, "ready\n"),
                 Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("{why}\n")),
             },
-            "/metrics" if read => self.metrics_page(),
+            "/metrics" if read => match &self.face.metrics_token {
+                Some(token) if !token.is_shown(request.headers().get(AUTHORIZATION)) => {
+                    let mut response = text(StatusCode::UNAUTHORIZED, "metrics are for who has the token of admin.metrics_token_file\n");
+                    response.headers_mut().insert(http::header::WWW_AUTHENTICATE, http::HeaderValue::from_static("Bearer"));
+                    response
+                }
+                _ => self.metrics_page(),
+            },
             _ => match self.authenticated(request).await {
                 Ok(value) => json_response(StatusCode::OK, &value),
                 Err(Refusal(status, message)) => json_response(status, &json!({ "error": message })),

@@ -256,6 +256,9 @@ settings! {
         /// Says that this deployment has one admin: then the one who asks for a bucket's pin to be narrowed may confirm it, too. Holds
         /// only while no user could confirm it; `granary status` shows it.
         single_admin: bool = false,
+        /// File (mode 0600) with the token that scrapers of `/metrics` have to send, as `Authorization: Bearer TOKEN`: metrics name buckets
+        /// and training runs. Not set: they are for whoever reaches the port.
+        metrics_token_file: Option<PathBuf> = None,
         /// Training runs that metrics and `granary top` tell apart; those that ask for less are added up as `other`. From 1 to 1000.
         runs_max: u32 = 64,
     }
