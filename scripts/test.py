@@ -20,8 +20,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-# Seconds for each fuzz target: a minute for all in `make test`, hours in `make soak`. $FUZZ_SECONDS overrides.
-FUZZ_SECONDS, FUZZ_SECONDS_SOAK = "8", "1800"
+# Seconds for each fuzz target: a minute each in `make test`, half an hour each in `make soak`. $FUZZ_SECONDS overrides.
+FUZZ_SECONDS, FUZZ_SECONDS_SOAK = "60", "1800"
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 

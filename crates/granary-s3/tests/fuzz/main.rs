@@ -112,19 +112,32 @@ fn seconds(name: &str, target: fn(&[u8]), mut pool: Vec<Vec<u8>>, seconds: u64, 
     println!("{name}: {tried} inputs, {} answers, {} inputs kept beside the corpus", heard.len(), pool.len() - files);
 }
 
-#[test]
-fn corpus_and_its_mutations() {
+/// The corpus of one target, and mutations of it.
+fn corpus_and_mutations(wanted: &str) {
+    let (name, target) = targets::TARGETS.into_iter().find(|(name, _)| *name == wanted).expect("a target of that name");
     let seed = number("FUZZ_SEED").unwrap_or_else(rand::random::<u64>);
     let budget = number("FUZZ_SECONDS")
         .map(Budget::Seconds)
         .unwrap_or_else(|| Budget::Rounds(number("FUZZ_ROUNDS").unwrap_or(ROUNDS)));
     println!("FUZZ_SEED={seed} repeats this");
-    for (name, target) in targets::TARGETS {
-        let files = corpus(name);
-        files.iter().for_each(|file| drive(name, target, file, seed));
-        match budget {
-            Budget::Rounds(count) => rounds(name, target, &files, count, seed),
-            Budget::Seconds(count) => seconds(name, target, files, count, seed),
-        }
+    let files = corpus(name);
+    files.iter().for_each(|file| drive(name, target, file, seed));
+    match budget {
+        Budget::Rounds(count) => rounds(name, target, &files, count, seed),
+        Budget::Seconds(count) => seconds(name, target, files, count, seed),
     }
 }
+
+/// A test for each target, so that they run beside each other.
+macro_rules! tests {
+    ($($name:ident),*) => {
+        $(#[test] fn $name() { corpus_and_mutations(stringify!($name)); })*
+
+        #[test]
+        fn every_target_has_its_test() {
+            assert_eq!(targets::TARGETS.map(|(name, _)| name), [$(stringify!($name)),*]);
+        }
+    };
+}
+
+tests!(sigv4, chunked, xml, form, policy, headers, records);
