@@ -50,7 +50,8 @@ def generator() -> Path:
     named = os.environ.get("GRANARY_BENCH_BIN")
     if named:
         return Path(named)
-    subprocess.run(["cargo", "build", "--release", "--locked", "-q", "-p", "granary-bench"], cwd=REPOSITORY, check=True)
+    # All of the workspace: what is built alone has other features, and RocksDB would be built again.
+    subprocess.run(["cargo", "build", "--release", "--locked", "-q", "--workspace", "--bins"], cwd=REPOSITORY, check=True)
     target = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
     return target / "release" / "granary-bench"
 
@@ -141,6 +142,15 @@ def serving(plaintext: bool = False):
             yield side
     finally:
         shutil.rmtree(home, ignore_errors=True)
+
+
+def apply_preset(server, text: str, project: str) -> None:
+    """Makes the buckets of a preset that is given as TOML, called PROJECT-NAME."""
+    path = server.data.parent / "preset.toml"
+    path.write_text(text)
+    done = server.cli("preset", "apply", str(path), "--project", project)
+    if done.returncode:
+        raise SystemExit(f"bench: the preset was not applied: {done.stderr}")
 
 
 def scratch() -> Path:

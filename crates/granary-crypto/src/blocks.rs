@@ -1,6 +1,6 @@
 //! Names of shared blocks, and where they are cut: both depend on a key that is derived from the bucket's.
 //!
-//! A block's name is HMAC-SHA-256 of its payload. Without the key nobody can tell from a name whether a known payload is
+//! A block's name is BLAKE3 of its payload, keyed (three times as fast as HMAC-SHA-256, even with SHA instructions). Without the key nobody can tell from a name whether a known payload is
 //! stored, and two buckets name the same payload differently, so that nothing is shared between them. The table that a rolling hash
 //! cuts by is secret as well: the sizes of blocks would otherwise be a fingerprint of what they hold.
 //!
@@ -9,7 +9,6 @@
 
 use std::fmt;
 
-use aws_lc_rs::hmac;
 use granary_types::BucketId;
 use zeroize::{Zeroize as _, Zeroizing};
 
@@ -22,12 +21,9 @@ const VALUES_PER_SECRET: usize = 4;
 
 /// Names blocks of one bucket.
 pub struct BlockNamer {
-    key: hmac::Key,
+    key: Zeroizing<[u8; 32]>,
     gear: Box<Zeroizing<[u64; GEAR_ENTRIES]>>,
 }
-
-/// A name in the making.
-pub struct BlockNaming(hmac::Context);
 
 impl BucketKeys {
     /// What names the blocks of `bucket` that are written now.
@@ -45,15 +41,16 @@ impl BucketKeys {
                 eight.zeroize();
             }
         }
-        BlockNamer { key: hmac::Key::new(hmac::HMAC_SHA256, names.expose()), gear }
+        BlockNamer { key: Zeroizing::new(*names.expose()), gear }
     }
 }
 
 impl BlockNamer {
-    /// Begins a name.
+    /// The name of a block with this payload.
     #[must_use]
-    pub fn begin(&self) -> BlockNaming {
-        BlockNaming(hmac::Context::with_key(&self.key))
+    pub fn name(&self, payload: &[u8]) -> [u8; 32] {
+        let mut hasher = Zeroizing::new(blake3::Hasher::new_keyed(&self.key));
+        *hasher.update(payload).finalize().as_bytes()
     }
 
     /// The table of the rolling hash that cuts blocks.
@@ -63,30 +60,9 @@ impl BlockNamer {
     }
 }
 
-impl BlockNaming {
-    /// Takes in payload.
-    pub fn update(&mut self, payload: &[u8]) {
-        self.0.update(payload);
-    }
-
-    /// The name.
-    #[must_use]
-    pub fn finish(self) -> [u8; 32] {
-        let mut name = [0; 32];
-        name.copy_from_slice(self.0.sign().as_ref());
-        name
-    }
-}
-
 impl fmt::Debug for BlockNamer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("BlockNamer(..)")
-    }
-}
-
-impl fmt::Debug for BlockNaming {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("BlockNaming(..)")
     }
 }
 
@@ -94,21 +70,15 @@ impl fmt::Debug for BlockNaming {
 mod tests {
     use super::*;
 
-    fn name(namer: &BlockNamer, pieces: &[&[u8]]) -> [u8; 32] {
-        let mut naming = namer.begin();
-        pieces.iter().for_each(|piece| naming.update(piece));
-        naming.finish()
-    }
-
     #[test]
     fn names_depend_on_key_bucket_and_payload_alone() {
         let keys = BucketKeys::generate();
         let here = keys.block_namer(BucketId(1));
-        assert_eq!(name(&here, &[b"ab", b"c"]), name(&keys.block_namer(BucketId(1)), &[b"abc"]));
-        assert_ne!(name(&here, &[b"abc"]), name(&here, &[b"abd"]));
-        assert_ne!(name(&here, &[b"abc"]), name(&keys.block_namer(BucketId(2)), &[b"abc"]));
+        assert_eq!(here.name(b"abc"), keys.block_namer(BucketId(1)).name(b"abc"));
+        assert_ne!(here.name(b"abc"), here.name(b"abd"));
+        assert_ne!(here.name(b"abc"), keys.block_namer(BucketId(2)).name(b"abc"));
         let rotated = keys.rotated().unwrap();
-        assert_ne!(name(&here, &[b"abc"]), name(&rotated.block_namer(BucketId(1)), &[b"abc"]));
+        assert_ne!(here.name(b"abc"), rotated.block_namer(BucketId(1)).name(b"abc"));
         assert_ne!(here.gear(), rotated.block_namer(BucketId(1)).gear());
     }
 

@@ -31,7 +31,7 @@ pub mod signing;
 mod xaes;
 
 pub use blob::{BLOB_OVERHEAD_BYTES, BlobKey, NonceKey, open_blob, seal_blob};
-pub use blocks::{BlockNamer, BlockNaming};
+pub use blocks::BlockNamer;
 pub use bucket::BucketKeys;
 pub use chunk::ChunkCipher;
 pub use error::{CryptoError, OpenError, Result};

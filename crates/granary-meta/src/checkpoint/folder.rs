@@ -2,8 +2,6 @@
 //! checkpoints; `checkpoint/<number>/` holds the others and the manifest.
 
 use std::collections::HashSet;
-use std::fs::File;
-use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use granary_drive::raw::{sync_dir, write_atomically};
@@ -13,7 +11,6 @@ use crate::error::{MetaError, Result};
 use crate::options::MetaKey;
 
 const MANIFEST_FILE: &str = "CHECKPOINT";
-const COPY_BYTES: usize = 1 << 20;
 
 /// The checkpoints of one folder.
 #[derive(Debug, Clone)]
@@ -36,9 +33,13 @@ impl CheckpointFolder {
 
     /// Where a file of a checkpoint lies.
     pub(crate) fn path_of(&self, manifest: &Manifest, file: &FileEntry) -> PathBuf {
-        match file.shared {
-            true => self.pool(&manifest.incarnation).join(&file.name),
-            false => self.of(manifest.number).join(&file.name),
+        self.place_of(&manifest.incarnation, manifest.number, &file.name, file.shared)
+    }
+
+    fn place_of(&self, incarnation: &str, number: u64, name: &str, shared: bool) -> PathBuf {
+        match shared {
+            true => self.pool(incarnation).join(name),
+            false => self.of(number).join(name),
         }
     }
 
@@ -67,35 +68,43 @@ impl CheckpointFolder {
         self.numbers().into_iter().filter_map(read).collect()
     }
 
-    /// Copies what is not here yet of the checkpoint in `source`, then writes its manifest. Returns the bytes copied.
+    /// Makes the folders of a checkpoint that files can be copied to.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn begin(&self, incarnation: &str, number: u64) -> Result<()> {
+        for dir in [self.pool(incarnation), self.of(number)] {
+            std::fs::create_dir_all(&dir).map_err(MetaError::io("create", &dir))?;
+        }
+        Ok(())
+    }
+
+    /// Where a file that is still to be copied goes; `None` if it is here.
+    pub(crate) fn wanted(
+        &self,
+        incarnation: &str,
+        number: u64,
+        name: &str,
+        bytes: u64,
+        shared: bool,
+    ) -> Option<PathBuf> {
+        let to = self.place_of(incarnation, number, name, shared);
+        // A pool file is renamed into place when it is whole and durable.
+        let is_here = shared && std::fs::metadata(&to).is_ok_and(|m| m.len() == bytes);
+        (!is_here).then_some(to)
+    }
+
+    /// All files are here: writes the manifest.
     ///
     /// # Errors
     /// The system's; the checkpoint is then not complete here.
-    pub(crate) fn add(&self, source: &Path, manifest: &Manifest, sealed: &[u8]) -> Result<u64> {
-        let pool = self.pool(&manifest.incarnation);
+    pub(crate) fn complete_with(&self, manifest: &Manifest, sealed: &[u8]) -> Result<()> {
         let own = self.of(manifest.number);
-        for dir in [&pool, &own] {
-            std::fs::create_dir_all(dir).map_err(MetaError::io("create", dir))?;
-        }
-        let mut copied = 0;
-        for file in &manifest.files {
-            let to = self.path_of(manifest, file);
-            // A pool file is renamed into place when it is whole and durable.
-            if file.shared && std::fs::metadata(&to).is_ok_and(|m| m.len() == file.bytes) {
-                continue;
-            }
-            let crc = copy(&source.join(&file.name), &to)?;
-            if crc != file.crc {
-                return Err(MetaError::Checkpoint(format!("{} changed while it was copied", file.name)));
-            }
-            copied += file.bytes;
-        }
-        for dir in [&pool, &own, &self.dir.join("files"), &self.dir] {
+        for dir in [&self.pool(&manifest.incarnation), &own, &self.dir.join("files"), &self.dir] {
             sync_dir(dir).map_err(MetaError::io("sync", dir))?;
         }
         let path = own.join(MANIFEST_FILE);
-        write_atomically(&path, sealed).map_err(MetaError::io("write", &path))?;
-        Ok(copied)
+        write_atomically(&path, sealed).map_err(MetaError::io("write", &path))
     }
 
     /// Keeps the newest `keep` complete checkpoints and the files they name; removes the rest.
@@ -125,44 +134,4 @@ impl CheckpointFolder {
 
 fn list(dir: &Path) -> Vec<PathBuf> {
     std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()).collect()
-}
-
-/// Copies a file so that it is there whole and durable (its directory aside), or not at all; its CRC-32C.
-///
-/// # Errors
-/// The system's.
-pub(crate) fn copy(from: &Path, to: &Path) -> Result<u32> {
-    let temporary = to.with_file_name(format!("{}.part", to.file_name().unwrap_or_default().to_string_lossy()));
-    let mut out = File::create(&temporary).map_err(MetaError::io("create", &temporary))?;
-    let crc = read_through(from, |bytes| out.write_all(bytes).map_err(MetaError::io("write", &temporary)))?;
-    out.sync_all().map_err(MetaError::io("sync", &temporary))?;
-    std::fs::rename(&temporary, to).map_err(MetaError::io("rename", &temporary))?;
-    Ok(crc)
-}
-
-/// A file's CRC-32C and length.
-///
-/// # Errors
-/// The system's.
-pub(crate) fn measure(path: &Path) -> Result<(u32, u64)> {
-    let mut bytes = 0;
-    let crc = read_through(path, |b| {
-        bytes += b.len() as u64;
-        Ok(())
-    })?;
-    Ok((crc, bytes))
-}
-
-fn read_through(path: &Path, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<u32> {
-    let mut file = File::open(path).map_err(MetaError::io("open", path))?;
-    let mut buffer = vec![0; COPY_BYTES];
-    let mut crc = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
-    loop {
-        let count = file.read(&mut buffer).map_err(MetaError::io("read", path))?;
-        if count == 0 {
-            return Ok(crc.finalize() as u32);
-        }
-        crc.update(&buffer[..count]);
-        take(&buffer[..count])?;
-    }
 }

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use super::folder::{CheckpointFolder, measure};
+use super::copy::copy;
+use super::folder::CheckpointFolder;
 use super::manifest::{FileEntry, Manifest};
 use crate::error::{MetaError, Result};
 use crate::index::Index;
@@ -43,18 +44,16 @@ pub(crate) fn make(
     index.flush()?;
     let made = rocksdb::checkpoint::Checkpoint::new(index.db()).and_then(|c| c.create_checkpoint(&source));
     made.map_err(|e| index.noticed(e))?;
-    let files = entries(&source, &incarnation, known)?;
     let newest = folders.iter().filter_map(|f| CheckpointFolder::new(&f.path).numbers().last().copied()).max();
-    let manifest = Manifest { log_id: index.log_id(), number: newest.unwrap_or(0) + 1, position, incarnation, files };
-    let sealed = manifest.encode(key, rand::random());
+    let number = newest.unwrap_or(0) + 1;
     let mut made = Made { cut: None, copied_bytes: 0, failed: Vec::new() };
-    for folder in folders {
-        let place = CheckpointFolder::new(&folder.path);
-        match place.add(&source, &manifest, &sealed) {
-            Ok(copied) => made.copied_bytes += copied,
-            Err(error) => made.failed.push((folder.clone(), error)),
-        }
-    }
+    let mut targets: Vec<Target<'_>> =
+        folders.iter().map(|f| Target { folder: f, place: CheckpointFolder::new(&f.path) }).collect();
+    made.drop_failed(&mut targets, |target| target.place.begin(&incarnation, number));
+    let files = made.copy_files(&source, &incarnation, number, &mut targets, known)?;
+    let manifest = Manifest { log_id: index.log_id(), number, position, incarnation, files };
+    let sealed = manifest.encode(key, rand::random());
+    made.drop_failed(&mut targets, |target| target.place.complete_with(&manifest, &sealed));
     remove(&source)?;
     if made.failed.is_empty() {
         for folder in folders {
@@ -74,30 +73,78 @@ fn remove(dir: &Path) -> Result<()> {
     }
 }
 
-fn entries(source: &Path, incarnation: &str, known: &mut Known) -> Result<Vec<FileEntry>> {
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(source)
-        .map_err(MetaError::io("list", source))?
-        .flatten()
-        .map(|e| e.path())
-        .filter(|p| p.is_file())
-        .collect();
-    paths.sort();
-    let mut files = Vec::new();
-    let mut seen = HashMap::new();
-    for path in paths {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let shared = name.ends_with(".sst") || name.ends_with(".blob");
-        let id = (incarnation.to_owned(), name.clone());
-        let (crc, bytes) = match known.0.get(&id).filter(|_| shared) {
-            Some(known) => *known,
-            None => measure(&path)?,
-        };
-        if shared {
-            seen.insert(id, (crc, bytes));
-        }
-        files.push(FileEntry { name, bytes, crc, shared });
+/// A folder that has taken all so far.
+struct Target<'a> {
+    folder: &'a MirrorFolder,
+    place: CheckpointFolder,
+}
+
+impl Made {
+    /// Does something for each target; those that fail are targets no more.
+    fn drop_failed(&mut self, targets: &mut Vec<Target<'_>>, act: impl Fn(&Target<'_>) -> Result<()>) {
+        targets.retain(|target| match act(target) {
+            Ok(()) => true,
+            Err(error) => {
+                self.failed.push((target.folder.clone(), error));
+                false
+            }
+        });
     }
-    // Files that are gone are never named again.
-    known.0 = seen;
-    Ok(files)
+
+    /// Copies each file of `source` to the targets that do not have it; the entries of the manifest.
+    fn copy_files(
+        &mut self,
+        source: &Path,
+        incarnation: &str,
+        number: u64,
+        targets: &mut Vec<Target<'_>>,
+        known: &mut Known,
+    ) -> Result<Vec<FileEntry>> {
+        let mut paths: Vec<PathBuf> = std::fs::read_dir(source)
+            .map_err(MetaError::io("list", source))?
+            .flatten()
+            .map(|e| e.path())
+            .filter(|p| p.is_file())
+            .collect();
+        paths.sort();
+        let mut files = Vec::new();
+        let mut seen = HashMap::new();
+        for path in paths {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let shared = name.ends_with(".sst") || name.ends_with(".blob");
+            let id = (incarnation.to_owned(), name.clone());
+            let before = known.0.get(&id).filter(|_| shared).copied();
+            let len = std::fs::metadata(&path).map_err(MetaError::io("look at", &path))?.len();
+            let wanted = |target: &Target<'_>| target.place.wanted(incarnation, number, &name, len, shared);
+            let (takers, places): (Vec<usize>, Vec<PathBuf>) =
+                targets.iter().enumerate().filter_map(|(i, target)| Some((i, wanted(target)?))).unzip();
+            let (crc, bytes) = match before.filter(|_| places.is_empty()) {
+                Some(known) => known,
+                None => {
+                    let copied = copy(&path, &places)?;
+                    let now = (copied.crc, copied.bytes);
+                    if before.is_some_and(|before| before != now) {
+                        return Err(MetaError::Checkpoint(format!(
+                            "{name} is not what it was when it was first copied"
+                        )));
+                    }
+                    self.copied_bytes += copied.bytes * (places.len() - copied.failed.len()) as u64;
+                    let mut failed: Vec<(usize, MetaError)> =
+                        copied.failed.into_iter().map(|(place, error)| (takers[place], error)).collect();
+                    failed.sort_by_key(|(index, _)| std::cmp::Reverse(*index));
+                    for (index, error) in failed {
+                        self.failed.push((targets.remove(index).folder.clone(), error));
+                    }
+                    now
+                }
+            };
+            if shared {
+                seen.insert(id, (crc, bytes));
+            }
+            files.push(FileEntry { name, bytes, crc, shared });
+        }
+        // Files that are gone are never named again.
+        known.0 = seen;
+        Ok(files)
+    }
 }

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use granary_drive::raw::sync_dir;
 use granary_types::DriveId;
 
-use super::folder::{CheckpointFolder, copy};
+use super::copy::copy;
+use super::folder::CheckpointFolder;
 use super::manifest::Manifest;
 use crate::error::{MetaError, Result};
 use crate::options::{MetaKey, MirrorFolder};
@@ -30,6 +31,11 @@ pub(crate) fn candidates(
     found
 }
 
+/// Whether a copy with that checksum lies at `to` now.
+fn is_copied(from: &Path, to: &Path, crc: u32) -> bool {
+    copy(from, &[to.to_owned()]).is_ok_and(|copied| copied.failed.is_empty() && copied.crc == crc)
+}
+
 /// Copies a checkpoint's files into the new directory `to`, taking each from any folder that has it undamaged.
 ///
 /// # Errors
@@ -43,7 +49,7 @@ pub(crate) fn restore(manifest: &Manifest, folders: &[MirrorFolder], to: &Path) 
         let good = folders.iter().any(|folder| {
             let from = CheckpointFolder::new(&folder.path).path_of(manifest, file);
             let right = std::fs::metadata(&from).is_ok_and(|m| m.len() == file.bytes);
-            right && copy(&from, &target).is_ok_and(|crc| crc == file.crc)
+            right && is_copied(&from, &target, file.crc)
         });
         if !good {
             let _ = std::fs::remove_dir_all(&part);

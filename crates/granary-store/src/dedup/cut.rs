@@ -10,6 +10,11 @@ const WINDOW_BYTES: u64 = 64;
 /// Bits more before the average size, and less behind it.
 const NORMALISATION_BITS: u32 = 2;
 
+/// Stretches that are rolled over at once: one alone waits for its own last step, byte after byte. Six take 0.36 CPU-s/GB where one takes 0.81.
+const LANES: usize = 6;
+/// Bytes of each stretch.
+const LANE_BYTES: usize = 2048;
+
 /// Sizes of blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
@@ -97,15 +102,59 @@ impl<'t> Cutter<'t> {
 
     fn roll(&mut self, bytes: &[u8]) {
         for byte in bytes {
-            self.hash = (self.hash << 1).wrapping_add(self.gear[usize::from(*byte)]);
+            self.hash = self.step(self.hash, *byte);
         }
     }
 
     /// Rolls the hash over `bytes` up to and with the first byte behind which no bit of `mask` is set in it; says how many those are.
     fn find(&mut self, bytes: &[u8], mask: u64) -> Option<usize> {
+        let mut at = 0;
+        for tile in bytes.chunks(LANES * LANE_BYTES) {
+            if !self.roll_whole(tile, mask)
+                && let Some(found) = self.find_in_turn(tile, mask)
+            {
+                return Some(at + found);
+            }
+            at += tile.len();
+        }
+        None
+    }
+
+    /// Rolls over a whole tile, several stretches of it at once; `false` where that is not all there is to do (it is shorter, or there is a cut
+    /// in it): then nothing was done.
+    fn roll_whole(&mut self, tile: &[u8], mask: u64) -> bool {
+        let (stretches, rest) = tile.as_chunks::<LANE_BYTES>();
+        let Ok(stretches) = <&[[u8; LANE_BYTES]; LANES]>::try_from(stretches) else { return false };
+        if !rest.is_empty() {
+            return false;
+        }
+        // What the hash is where a stretch begins depends on the window before it alone.
+        let mut hashes = [self.hash; LANES];
+        for (hash, before) in hashes[1..].iter_mut().zip(stretches) {
+            *hash = before[LANE_BYTES - WINDOW_BYTES as usize..].iter().fold(0, |hash, byte| self.step(hash, *byte));
+        }
+        let mut is_cut = false;
+        for i in 0..LANE_BYTES {
+            for (hash, stretch) in hashes.iter_mut().zip(stretches) {
+                *hash = self.step(*hash, stretch[i]);
+                is_cut |= *hash & mask == 0;
+            }
+        }
+        if !is_cut {
+            self.hash = hashes[LANES - 1];
+        }
+        !is_cut
+    }
+
+    fn step(&self, hash: u64, byte: u8) -> u64 {
+        (hash << 1).wrapping_add(self.gear[usize::from(byte)])
+    }
+
+    /// [`Cutter::find`], byte after byte.
+    fn find_in_turn(&mut self, bytes: &[u8], mask: u64) -> Option<usize> {
         let mut hash = self.hash;
         let found = bytes.iter().position(|byte| {
-            hash = (hash << 1).wrapping_add(self.gear[usize::from(*byte)]);
+            hash = self.step(hash, *byte);
             hash & mask == 0
         });
         self.hash = hash;
@@ -180,6 +229,25 @@ mod tests {
                 let size = block.len() as u64;
                 prop_assert!(size <= LIMITS.block_bytes_max());
                 prop_assert!(size >= LIMITS.min || blocks.len() == 1, "block {i} has {size} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn several_stretches_at_once_cut_where_one_does() {
+        let (gear, bytes) = (gear(), noise(3, 1 << 20));
+        for average in [1 << 12, 1 << 14, 1 << 20] {
+            let new = || Cutter::new(&gear, Limits::of(average), bytes.len() as u64);
+            let (mut one, mut several, mut at) = (new(), new(), 0);
+            for len in [1, 70, 12_287, 12_288, 12_289, 65_520, 300_000].iter().cycle() {
+                let frame = &bytes[at..bytes.len().min(at + len)];
+                let found = one.find_in_turn(frame, one.common);
+                assert_eq!(several.find(frame, several.common), found, "average {average}, at {at}");
+                assert_eq!(several.hash, one.hash);
+                at += found.unwrap_or(frame.len());
+                if at == bytes.len() {
+                    break;
+                }
             }
         }
     }

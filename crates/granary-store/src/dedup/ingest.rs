@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use granary_crypto::{BlockNaming, BucketKeys, ChunkCipher, DataKey, Lock};
+use granary_crypto::{BucketKeys, ChunkCipher, DataKey, Lock};
 use granary_meta::records::{BlockName, BlockUse, BucketRecord, FreshBlock, SharedPlace};
 use granary_stripe::StripeStore;
 use granary_types::limits::BLOCK_BYTES;
@@ -81,9 +81,14 @@ struct Gathered<'a> {
     uses: Vec<BlockUse>,
     known: HashMap<BlockName, PartId>,
     guards: Vec<ActiveGuard>,
-    writes: FuturesUnordered<BoxFuture<'a, Result<FreshBlock>>>,
+    writes: FuturesUnordered<BoxFuture<'a, Result<Written>>>,
     fresh: Fresh,
+    /// Buffers of blocks that are done with: memory that is new to the process costs more than what is copied into it.
+    spare: Vec<Vec<u8>>,
 }
+
+/// A block that was written, and the buffer that it was in.
+type Written = (FreshBlock, Vec<u8>);
 
 impl Inner {
     /// Takes in a body of exactly `spec.size_bytes` as blocks. `meta` makes the recipe's header; its bytes are the argument.
@@ -109,10 +114,10 @@ impl Inner {
             guards: Vec::new(),
             writes: FuturesUnordered::new(),
             fresh,
+            spare: Vec::new(),
         };
         let mut cutter = Cutter::new(namer.gear(), spec.limits, spec.size_bytes);
-        let mut naming = namer.begin();
-        let mut open: Vec<u8> = Vec::new();
+        let mut open = gathered.buffer();
         let mut got_bytes = 0u64;
         while let Some(frame) = gathered.next_frame(body).await? {
             got_bytes += frame.len() as u64;
@@ -125,12 +130,12 @@ impl Inner {
                 let (taken, ends) = cutter.take(rest);
                 let (now, later) = rest.split_at(taken);
                 open.extend_from_slice(now);
-                naming.update(now);
                 digests.update_checksum(now);
                 rest = later;
                 if ends {
-                    let done: BlockNaming = std::mem::replace(&mut naming, namer.begin());
-                    gathered.add(done.finish(), std::mem::take(&mut open)).await?;
+                    // At once: in pieces, as frames come, it takes half as long again.
+                    gathered.add(namer.name(&open), open).await?;
+                    open = gathered.buffer();
                 }
             }
         }
@@ -205,7 +210,7 @@ impl Inner {
         name: BlockName,
         id: PartId,
         payload: Vec<u8>,
-    ) -> Result<FreshBlock> {
+    ) -> Result<Written> {
         let payload_bytes = payload.len() as u64;
         let data_key = DataKey::generate();
         let key = keys.wrap_data_key(&data_key, id, &Lock::None);
@@ -228,7 +233,7 @@ impl Inner {
         let scheme = self.scheme(bucket, payload_bytes);
         let placement = self.write_sealed(id, scheme, &cipher, &payload, meta.seal(self)?).await?;
         StoreStats::add(&self.stats.blocks_written_bytes, payload_bytes);
-        Ok(FreshBlock { name, id, payload_bytes, key, placement })
+        Ok((FreshBlock { name, id, payload_bytes, key, placement }, payload))
     }
 }
 
@@ -238,7 +243,7 @@ impl<'a> Gathered<'a> {
         loop {
             tokio::select! {
                 biased;
-                Some(written) = self.writes.next(), if !self.writes.is_empty() => self.fresh.blocks.push(written?),
+                Some(written) = self.writes.next(), if !self.writes.is_empty() => self.keep(written?),
                 frame = body.next() => return Ok(frame.transpose()?),
             }
         }
@@ -257,6 +262,7 @@ impl<'a> Gathered<'a> {
         let block = match known {
             Some(id) => {
                 StoreStats::add(&self.inner.stats.blocks_found_bytes, payload_bytes);
+                self.spare.push(payload);
                 id
             }
             None => {
@@ -277,9 +283,24 @@ impl<'a> Gathered<'a> {
 
     async fn write_one(&mut self) -> Result<()> {
         if let Some(written) = self.writes.next().await {
-            self.fresh.blocks.push(written?);
+            self.keep(written?);
         }
         Ok(())
+    }
+
+    fn keep(&mut self, (block, buffer): Written) {
+        self.fresh.blocks.push(block);
+        self.spare.push(buffer);
+    }
+
+    /// An empty buffer that a block fits into. Pages that are not written to take no memory.
+    fn buffer(&mut self) -> Vec<u8> {
+        let mut buffer = self.spare.pop().unwrap_or_else(|| {
+            let most = self.spec.limits.block_bytes_max().min(self.spec.size_bytes);
+            Vec::with_capacity(usize::try_from(most).unwrap_or(0))
+        });
+        buffer.clear();
+        buffer
     }
 
     async fn finish_writes(&mut self) -> Result<()> {

@@ -166,8 +166,13 @@ impl Admin {
             },
             "/metrics" if read => match &self.face.metrics_token {
                 Some(token) if !token.is_shown(request.headers().get(AUTHORIZATION)) => {
-                    let mut response = text(StatusCode::UNAUTHORIZED, "metrics are for who has the token of admin.metrics_token_file\n");
-                    response.headers_mut().insert(http::header::WWW_AUTHENTICATE, http::HeaderValue::from_static("Bearer"));
+                    let mut response = text(
+                        StatusCode::UNAUTHORIZED,
+                        "metrics are for who has the token of admin.metrics_token_file\n",
+                    );
+                    response
+                        .headers_mut()
+                        .insert(http::header::WWW_AUTHENTICATE, http::HeaderValue::from_static("Bearer"));
                     response
                 }
                 _ => self.metrics_page(),

@@ -105,8 +105,15 @@ mod tests {
         let token = ScraperToken::read(&file(folder.path(), &format!("{text}\n"), 0o600)).unwrap();
         let shown = |value: &str| token.is_shown(Some(&HeaderValue::from_str(value).unwrap()));
         assert!(shown(&format!("Bearer {text}")) && shown(&format!("bearer  {text} ")));
-        for wrong in ["", "Bearer", "Bearer ", text, &format!("Basic {text}"), &format!("Bearer {text}0"), &format!("Bearer {}", &text[1..])]
-        {
+        for wrong in [
+            "",
+            "Bearer",
+            "Bearer ",
+            text,
+            &format!("Basic {text}"),
+            &format!("Bearer {text}0"),
+            &format!("Bearer {}", &text[1..]),
+        ] {
             assert!(!shown(wrong), "{wrong}");
         }
         assert!(!token.is_shown(None));
