@@ -442,6 +442,14 @@ pub struct CreateBucketRequest {
     pub documents: std::collections::BTreeMap<String, Vec<u8>>,
 }
 
+/// A version of an object that stays open. Reads see that version whatever becomes of its key.
+pub trait ObjectReader: Send + Sync + 'static {
+    /// What it is.
+    fn info(&self) -> &ObjectInfo;
+    /// Its bytes from `start` up to, but not with, `end`, which must lie in it.
+    fn read(&self, start: u64, end: u64) -> BoxFuture<'_, Result<BodyOut>>;
+}
+
 /// The face of the store. One implementation ([`crate::Store`]); a trait so that the front door can be
 /// tested against a twin in memory.
 pub trait ObjectStore: Send + Sync + 'static {
@@ -491,6 +499,8 @@ pub trait ObjectStore: Send + Sync + 'static {
     }
     /// Reads an object: what it is, and its bytes.
     fn get(&self, request: GetRequest) -> BoxFuture<'_, Result<(ObjectInfo, BodyOut)>>;
+    /// Opens an object to be read here and there. The request's portion does not count.
+    fn open(&self, request: GetRequest) -> BoxFuture<'_, Result<std::sync::Arc<dyn ObjectReader>>>;
     /// What an object is.
     fn head(&self, request: GetRequest) -> BoxFuture<'_, Result<ObjectInfo>>;
     /// Copies an object.

@@ -29,6 +29,7 @@ mod multipart;
 pub mod node;
 mod objects;
 pub mod origin;
+mod reader;
 mod reaper;
 pub mod residency;
 pub mod sse;
@@ -36,7 +37,7 @@ mod stats;
 mod store;
 mod tables;
 
-pub use api::ObjectStore;
+pub use api::{ObjectReader, ObjectStore};
 pub use audit::{AuditLog, AuditOptions, AuditScope};
 pub use error::StoreError;
 pub use heal::HealMode;

@@ -271,6 +271,22 @@ impl Inner {
         }
     }
 
+    /// What `request` means, with what keeps the reaper away from all of it.
+    pub(crate) fn look_up_kept(
+        &self,
+        bucket: &BucketRecord,
+        request: &GetRequest,
+    ) -> Result<(ObjectInfo, Option<Bytes>, Vec<Kept>)> {
+        let (record, inline) = self.find_with_inline(bucket, &request.key, request.version)?;
+        let info = self.info(bucket, record, request)?;
+        if bucket.documents.contains_key(crate::ai::keeper::CACHE) {
+            self.uses.touch(bucket.id, request.key.as_str(), self.clock.now());
+        }
+        let pieces = self.pieces(&info.object, inline.clone(), ByteRange::whole(info.object.size_bytes))?;
+        let kept = pieces.into_iter().filter_map(|piece| piece.guard).collect();
+        Ok((info, inline, kept))
+    }
+
     pub(crate) async fn get(self: &Arc<Self>, request: GetRequest) -> Result<(ObjectInfo, BodyOut)> {
         let bucket = self.bucket(&request.bucket)?;
         let (record, inline) = self.find_with_inline(&bucket, &request.key, request.version)?;

@@ -16,8 +16,8 @@ use crate::ai::warm::{CacheAct, Warmed};
 use crate::api::{
     AppendRequest, BodyOut, CompleteRequest, CopyRequest, CopyResponse, CopySource, CreateBucketRequest,
     CreateUploadRequest, CustomerKey, DeleteRequest, DeleteResponse, GetRequest, ListPage, ListPartsPage, ListRequest,
-    ListUploadsPage, ListUploadsRequest, ListVersionsPage, ListVersionsRequest, ObjectInfo, ObjectParts, ObjectStore,
-    PutRequest, PutResponse, RenameRequest, Result, UploadPartRequest, UploadedPart,
+    ListUploadsPage, ListUploadsRequest, ListVersionsPage, ListVersionsRequest, ObjectInfo, ObjectParts, ObjectReader,
+    ObjectStore, PutRequest, PutResponse, RenameRequest, Result, UploadPartRequest, UploadedPart,
 };
 use crate::heal::{HealMode, HealState};
 use crate::inner::{Inner, StoreOptions};
@@ -219,6 +219,10 @@ impl ObjectStore for Store {
 
     fn get(&self, request: GetRequest) -> BoxFuture<'_, Result<(ObjectInfo, BodyOut)>> {
         self.inner.get(request).boxed()
+    }
+
+    fn open(&self, request: GetRequest) -> BoxFuture<'_, Result<std::sync::Arc<dyn ObjectReader>>> {
+        std::future::ready(self.inner.open(&request)).boxed()
     }
 
     fn head(&self, request: GetRequest) -> BoxFuture<'_, Result<ObjectInfo>> {

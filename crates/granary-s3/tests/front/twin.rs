@@ -18,8 +18,8 @@ use granary_store::StoreError;
 use granary_store::api::{
     BodyIn, BodyOut, Claims, CompleteRequest, CopyRequest, CopyResponse, CopySource, CreateBucketRequest,
     CreateUploadRequest, CustomerKey, DeleteRequest, DeleteResponse, GetRequest, ListPage, ListPartsPage, ListRequest,
-    ListUploadsPage, ListUploadsRequest, ListVersionsPage, ListVersionsRequest, ObjectInfo, ObjectParts, ObjectStore,
-    Portion, PutRequest, PutResponse, ReadCondition, Result, UploadPartRequest, UploadedPart,
+    ListUploadsPage, ListUploadsRequest, ListVersionsPage, ListVersionsRequest, ObjectInfo, ObjectParts, ObjectReader,
+    ObjectStore, Portion, PutRequest, PutResponse, ReadCondition, Result, UploadPartRequest, UploadedPart,
 };
 use granary_types::{
     BucketId, BucketName, ByteRange, Checksum, ChecksumAlgorithm, ChecksumHasher, ObjectKey, PartId, Timestamp,
@@ -311,6 +311,22 @@ fn check_retention(retention: Option<Retention>, hold: bool, now: Timestamp, byp
     }
 }
 
+struct Opened {
+    info: ObjectInfo,
+    bytes: Bytes,
+}
+
+impl ObjectReader for Opened {
+    fn info(&self) -> &ObjectInfo {
+        &self.info
+    }
+
+    fn read(&self, start: u64, end: u64) -> BoxFuture<'_, Result<BodyOut>> {
+        let bytes = self.bytes.slice(usize::try_from(start).unwrap()..usize::try_from(end).unwrap());
+        Box::pin(std::future::ready(Ok(futures::stream::iter([Ok(bytes)]).boxed())))
+    }
+}
+
 impl ObjectStore for Twin {
     fn create_bucket(&self, request: CreateBucketRequest) -> BoxFuture<'_, Result<()>> {
         let created = self.now();
@@ -414,6 +430,11 @@ impl ObjectStore for Twin {
             }
             Ok((info, futures::stream::iter(frames).boxed()))
         })
+    }
+
+    fn open(&self, request: GetRequest) -> BoxFuture<'_, Result<Arc<dyn ObjectReader>>> {
+        let found = self.with(&request.bucket, |bucket| bucket.info(&request));
+        Box::pin(async move { found.map(|(info, bytes)| Arc::new(Opened { info, bytes }) as Arc<dyn ObjectReader>) })
     }
 
     fn head(&self, request: GetRequest) -> BoxFuture<'_, Result<ObjectInfo>> {

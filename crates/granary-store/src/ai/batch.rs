@@ -5,14 +5,16 @@
 //! first byte is an error; what goes wrong later ends the stream with an error, without the blocks that end a
 //! tar file, and the front door cuts the connection.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt as _};
 use futures::stream::{BoxStream, StreamExt as _};
 use granary_types::{BucketName, ErrorKind, ObjectKey, RangeSpec, Timestamp, VersionId};
 
 use crate::ai::AiError;
-use crate::ai::shard::{MemberRead, Shards};
-use crate::ai::source::Found;
+use crate::ai::open_shards::OpenShards;
+use crate::ai::shard::{MemberRead, Shards, member_etag};
 use crate::ai::tar_out::{self, Entry};
 use crate::api::{BodyOut, GetRequest, Portion, ReadCondition, Unlock};
 use crate::error::StoreError;
@@ -120,11 +122,11 @@ pub async fn open(shards: &Shards, request: BatchRequest) -> std::result::Result
     if on_missing == OnMissing::Fail {
         check_all(shards, &bucket, &items).await?;
     }
-    let shards = shards.clone();
+    let shards = Arc::new(OpenShards::new(shards.clone(), bucket));
     let opened: BoxStream<'static, std::result::Result<Opened, AiError>> = futures::stream::iter(items)
         .map(move |item| {
-            let (shards, bucket) = (shards.clone(), bucket.clone());
-            let opening: BoxFuture<'static, _> = async move { open_item(&shards, &bucket, item, how).await }.boxed();
+            let shards = Arc::clone(&shards);
+            let opening: BoxFuture<'static, _> = async move { open_item(&shards, item, how).await }.boxed();
             opening
         })
         .buffered(AHEAD_ITEMS)
@@ -184,23 +186,21 @@ struct Facts {
     size_bytes: u64,
 }
 
-async fn open_item(shards: &Shards, bucket: &BucketName, item: Item, how: How) -> std::result::Result<Opened, AiError> {
+async fn open_item(shards: &OpenShards, item: Item, how: How) -> std::result::Result<Opened, AiError> {
     let got = if item.denied {
         return Ok(denied(&item.name));
     } else if let Some(member) = &item.member {
-        let read = MemberRead { range: item.range, ..MemberRead::default() };
-        let got = shards.get(bucket, &item.key, item.version, member, &read).await;
-        got.map(|(info, body)| {
-            let (version, created) = (info.shard.version, info.shard.created);
-            (Facts { etag: info.etag, version, created, size_bytes: info.range.len() }, body)
+        shards.member(&item.key, item.version, member, item.range).await.map(|(info, member, range, body)| {
+            let etag = if how.with_info { member_etag(&info.object.etag, &member) } else { String::new() };
+            (Facts { etag, version: info.version, created: info.created, size_bytes: range.len() }, body)
         })
     } else if let Some((start, end)) = item.place {
-        let found = Found::look_up(&**shards.store(), bucket, &item.key, item.version).await?;
-        let body = found.read(&**shards.store(), start, end).await;
-        let (etag, version, created) = (found.info.object.etag.clone(), found.info.version, found.info.created);
-        body.map(|body| (Facts { etag, version, created, size_bytes: end - start }, body))
+        shards.place(&item.key, item.version, start, end).await.map(|(info, body)| {
+            let etag = if how.with_info { info.object.etag } else { String::new() };
+            (Facts { etag, version: info.version, created: info.created, size_bytes: end - start }, body)
+        })
     } else {
-        let got = shards.store().get(get_request(bucket, &item)).await;
+        let got = shards.store().get(get_request(shards.bucket(), &item)).await;
         let facts = |info: crate::api::ObjectInfo| Facts {
             etag: info.object.etag,
             version: info.version,

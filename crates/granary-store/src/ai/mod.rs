@@ -9,6 +9,7 @@ pub mod error;
 pub mod keeper;
 pub mod latest;
 pub mod manifest;
+mod open_shards;
 pub mod shard;
 pub mod shard_cache;
 pub mod source;

@@ -23,7 +23,7 @@ use crate::error::StoreError;
 /// Indexes built at the same time, at most.
 const BUILDS_MAX: usize = 4;
 /// Tries at reading an object that is being overwritten.
-const TRIES_MAX: usize = 3;
+pub(super) const TRIES_MAX: usize = 3;
 
 struct Entry {
     offset: u64,
