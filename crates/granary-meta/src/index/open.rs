@@ -34,7 +34,7 @@ pub struct IndexOptions {
 
 impl Default for IndexOptions {
     fn default() -> Self {
-        Self { cache_bytes: 256 << 20, memtable_bytes: 96 << 20, blob_bytes_min: 1024, files_open_max: 512, env: None }
+        Self { cache_bytes: 512 << 20, memtable_bytes: 96 << 20, blob_bytes_min: 1024, files_open_max: 512, env: None }
     }
 }
 
