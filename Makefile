@@ -32,9 +32,11 @@ demo: release ## Build, start, and run a training pipeline through a kill -9
 test: bootstrap ## All tests: Rust, doctests, end to end with real S3 clients
 	@$(call with_python,tests/requirements.txt) && "$$GRANARY_PYTHON" scripts/test.py
 
-test-clients: build ## The client tests with the heavier clients too (torch, TensorFlow, Lance, polars and so on)
-	@GRANARY_LOOPS_PYTHON="$$(scripts/venv tests/requirements-loops.txt)" && export GRANARY_LOOPS_PYTHON && \
-	$(call with_python,tests/requirements-clients.txt) && GRANARY_BIN="$(CARGO_TARGET_DIR)/debug/granary" "$$GRANARY_PYTHON" -m pytest tests/clients
+test-clients: build ## The client tests with the heavier clients too (torch, TensorFlow, Lance, AWS's Rust SDK and so on): 10 GB
+	@scripts/client-packages
+	cargo build --locked --manifest-path tests/clients/rust/Cargo.toml
+	@GRANARY_LOOPS_PYTHON="$${GRANARY_LOOPS_PYTHON:-$$(scripts/venv tests/requirements-loops.txt)}" && export GRANARY_LOOPS_PYTHON && \
+	$(call with_python,tests/requirements-clients.txt) && GRANARY_BIN="$(CARGO_TARGET_DIR)/debug/granary" "$$GRANARY_PYTHON" -m pytest -p no:cacheprovider tests/clients tests/docker
 
 verify: bootstrap ## Checks that never write: format, clippy, layers, tidy, generated files, licences
 	cargo fmt --all --check

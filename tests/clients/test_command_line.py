@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -109,15 +110,19 @@ def test_s5cmd(env, s3, bucket_name, tree, tmp_path):
     run([s5cmd, "rb", bucket], env)
 
 
-def test_rclone(env, server, s3, bucket_name, tree, tmp_path):
-    rclone = tool("rclone")
-    settings = {
+def rclone_settings(server) -> dict[str, str]:
+    """A remote `g:`, told by the environment alone."""
+    return {
         "RCLONE_CONFIG": os.devnull, "RCLONE_CONFIG_G_TYPE": "s3", "RCLONE_CONFIG_G_PROVIDER": "Other",
         "RCLONE_CONFIG_G_ACCESS_KEY_ID": ACCESS_KEY, "RCLONE_CONFIG_G_SECRET_ACCESS_KEY": SECRET_KEY,
         "RCLONE_CONFIG_G_ENDPOINT": server.endpoint, "RCLONE_CONFIG_G_REGION": REGION, "RCLONE_RETRIES": "1",
         "RCLONE_CONFIG_G_UPLOAD_CUTOFF": "8Mi", "RCLONE_CONFIG_G_CHUNK_SIZE": "5Mi",
     }  # fmt: skip
-    env = env | settings
+
+
+def test_rclone(env, server, s3, bucket_name, tree, tmp_path):
+    rclone = tool("rclone")
+    env = env | rclone_settings(server)
     run([rclone, "mkdir", f"g:{bucket_name}"], env)
     run([rclone, "mkdir", f"g:{bucket_name}"], env)
     run([rclone, "sync", str(tree), f"g:{bucket_name}/p"], env)
@@ -137,6 +142,54 @@ def test_rclone(env, server, s3, bucket_name, tree, tmp_path):
     assert done.stdout == (tree / "sub/b.bin").read_bytes()[1000:1050]
     run([rclone, "purge", f"g:{bucket_name}"], env)
     assert bucket_name not in [b["Name"] for b in s3.list_buckets()["Buckets"]]
+
+
+@pytest.fixture
+def mounted(env, server, bucket, tmp_path):
+    """The bucket as a folder, through rclone and FUSE; skips where FUSE is not there or may not be used."""
+    rclone = tool("rclone")
+    if not Path("/dev/fuse").exists() or not (shutil.which("fusermount3") or shutil.which("fusermount")):
+        pytest.skip("no FUSE here: /dev/fuse and fusermount3 (Debian: apt-get install fuse3) are wanted")
+    folder = tmp_path / "mnt"
+    folder.mkdir()
+    line = [rclone, "mount", f"g:{bucket}", str(folder), "--vfs-cache-mode", "writes", "--vfs-write-back", "0s", "--dir-cache-time", "0s",
+            "--cache-dir", str(tmp_path / "cache")]  # fmt: skip
+    with (tmp_path / "rclone.log").open("wb") as log:
+        process = subprocess.Popen(line, env=env | rclone_settings(server), stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 60
+        while not os.path.ismount(folder):
+            said = (tmp_path / "rclone.log").read_text()
+            if process.poll() is not None and ("permission denied" in said.lower() or "not permitted" in said.lower()):
+                pytest.skip(f"FUSE may not be used here: {said.strip()[-200:]}")
+            assert process.poll() is None and time.monotonic() < deadline, said
+            time.sleep(0.05)
+        yield folder
+    finally:
+        process.terminate()  # it unmounts by itself
+        process.wait(60)
+
+
+def test_rclone_mount(mounted, s3, bucket, tree):
+    """Files copied in are objects at once; objects are files; parts of them are read by range."""
+    for name in FILES:
+        target = mounted / "p" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(tree / name, target)
+    deadline = time.monotonic() + 120  # rclone uploads after the close
+    while store_digests(s3, bucket, "p/") != digests(tree):
+        assert time.monotonic() < deadline, store_digests(s3, bucket, "p/")
+        time.sleep(0.2)
+    assert digests(mounted / "p") == digests(tree)
+    with (mounted / "p" / "big.bin").open("rb") as file:
+        file.seek(9 * MIB - 7)
+        assert file.read(MIB) == (tree / "big.bin").read_bytes()[9 * MIB - 7 : 10 * MIB - 7]
+    s3.put_object(Bucket=bucket, Key="from/outside", Body=b"seen")
+    assert (mounted / "from" / "outside").read_bytes() == b"seen"
+    (mounted / "p" / "a.txt").rename(mounted / "moved.txt")
+    (mounted / "p" / "empty").unlink()
+    assert s3.get_object(Bucket=bucket, Key="moved.txt")["Body"].read() == (tree / "a.txt").read_bytes()
+    assert not {"a.txt", "empty"} & store_digests(s3, bucket, "p/").keys()
 
 
 def test_s3cmd(env, server, s3, bucket_name, tree, tmp_path):

@@ -7,12 +7,14 @@ import hashlib
 import hmac
 import http.server
 import json
+import os
 import shutil
 import socket
 import subprocess
 import threading
 import time
 import urllib.parse
+from pathlib import Path
 
 import pytest
 
@@ -247,28 +249,47 @@ def test_what_a_target_refuses_for_good_does_not_block_it(server, s3, bucket, re
 # --- NATS ------------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def nats_server(tmp_path):
-    program = shutil.which("nats-server")
+class NatsServer:
+    """A real one, for one user who may publish what `may_publish` says (and to inboxes)."""
+
+    def __init__(self, program: str, folder: Path) -> None:
+        self.program, self.folder, self.port = program, folder, free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, may_publish: str = ">") -> None:
+        rights = json.dumps({"publish": [may_publish, "_INBOX.>", "$JS.>"], "subscribe": [">"]})
+        config = self.folder / "nats.conf"
+        config.write_text(
+            f'listen: "127.0.0.1:{self.port}"\njetstream {{ store_dir: "{self.folder}/js" }}\n'
+            f'authorization {{ users: [{{ user: "granary", password: "nats-pass", permissions: {rights} }}] }}\n'
+        )
+        with (self.folder / "nats.log").open("ab") as log:
+            self.process = subprocess.Popen([self.program, "-c", str(config)], stdout=log, stderr=log)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+                return
+            assert time.monotonic() < deadline and self.process.poll() is None, (self.folder / "nats.log").read_text()
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(60)
+
+
+@pytest.fixture
+def nats(tmp_path):
+    path = f"{os.environ['PATH']}:/usr/sbin"
+    program = shutil.which("nats-server", path=path)
     if program is None:
         subprocess.run(["apt-get", "install", "-y", "-q", "nats-server"], capture_output=True, timeout=300, check=False)
-        program = shutil.which("nats-server")
+        program = shutil.which("nats-server", path=path)
     if program is None:
         pytest.skip("nats-server (Debian package nats-server) is not installed, and apt-get could not install it")
-    port = free_port()
-    arguments = [program, "-a", "127.0.0.1", "-p", str(port), "--user", "granary", "--pass", "nats-pass", "-js", "-sd", str(tmp_path / "js")]
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 20
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            assert time.monotonic() < deadline and process.poll() is None, "nats-server did not start"
-            time.sleep(0.05)
-        yield port
-    finally:
-        process.terminate()
-        process.wait(20)
+    server = NatsServer(program, tmp_path)
+    server.start()
+    yield server
+    server.stop()
 
 
 class NatsClient:
@@ -303,32 +324,90 @@ class NatsClient:
         return answer
 
 
+NATS = "arn:granary:nats:us-east-1::n"
+
+
+@contextlib.contextmanager
+def publishing(nats: NatsServer, tmp_path: Path, more: str = ""):
+    """A node with that target, and a bucket `events` whose new objects are told to it."""
+    secret = tmp_path / "nats"
+    secret.write_text("granary:nats-pass\n")
+    target = f"n=nats://127.0.0.1:{nats.port};subject=granary.events;secret_file={secret}{more}"
+    with Server(env={"GRANARY_NOTIFY_NATS": target}) as running:
+        try:
+            running.start()
+        except ServerFailed as failed:
+            if "built without NATS" in str(failed):
+                pytest.skip("this binary was built without the cargo feature `nats`")
+            raise
+        s3 = boto3_client(running.endpoint)
+        s3.create_bucket(Bucket="events")
+        configure(s3, "events", queue(["s3:ObjectCreated:*"], arn=NATS))
+        yield running, s3
+
+
+def listen(nats: NatsServer) -> NatsClient:
+    listener = NatsClient(nats.port)
+    listener.send(b"SUB granary.events 1\r\nPING\r\n")
+    assert listener.file.readline() == b"PONG\r\n"
+    return listener
+
+
+def keys_until(listener: NatsClient, wanted: set[str]) -> list[str]:
+    """Keys in the order that they come, until all of `wanted` have."""
+    found: list[str] = []
+    while not wanted <= set(found):
+        event = json.loads(listener.message()[1])
+        found += [record["s3"]["object"]["key"] for record in event.get("Records", [])]
+    return found
+
+
+def waits_for(running: Server, count: int) -> bool:
+    return f'granary_notify_waiting_events{{target="{NATS}"}} {count}\n' in running.admin_get("/metrics")[1]
+
+
 @pytest.mark.parametrize("jetstream", [False, True])
-def test_nats(tmp_path, jetstream):
-    with nats_server(tmp_path) as port:
-        secret = tmp_path / "nats"
-        secret.write_text("granary:nats-pass\n")
-        target = f"n=nats://127.0.0.1:{port};subject=granary.events;secret_file={secret}"
-        listener = NatsClient(port)
-        if jetstream:
-            target += ";jetstream=true"
-            made = listener.request("$JS.API.STREAM.CREATE.S", json.dumps({"name": "S", "subjects": ["granary.events"]}).encode())
-            assert "error" not in made, made
-        listener.send(b"SUB granary.events 1\r\nPING\r\n")
-        assert listener.file.readline() == b"PONG\r\n"
-        with Server(env={"GRANARY_NOTIFY_NATS": target}) as running:
-            try:
-                running.start()
-            except ServerFailed as failed:
-                if "built without NATS" in str(failed):
-                    pytest.skip("this binary was built without the cargo feature `nats`")
-                raise
-            s3 = boto3_client(running.endpoint)
-            s3.create_bucket(Bucket="events")
-            configure(s3, "events", queue(["s3:ObjectCreated:*"], arn="arn:granary:nats:us-east-1::n"))
-            for n in range(10):
-                s3.put_object(Bucket="events", Key=f"k{n}", Body=b"x")
-            got = [json.loads(listener.message()[1]) for _ in range(11)]
-            assert got[0]["Event"] == "s3:TestEvent"
-            assert {e["Records"][0]["s3"]["object"]["key"] for e in got[1:]} == {f"k{n}" for n in range(10)}
-            wait_until(lambda: 'granary_notify_waiting_events{target="arn:granary:nats:us-east-1::n"} 0' in running.admin_get("/metrics")[1])
+def test_nats(nats, tmp_path, jetstream):
+    if jetstream:
+        made = NatsClient(nats.port).request("$JS.API.STREAM.CREATE.S", json.dumps({"name": "S", "subjects": ["granary.events"]}).encode())
+        assert "error" not in made, made
+    listener = listen(nats)
+    with publishing(nats, tmp_path, ";jetstream=true" if jetstream else "") as (running, s3):
+        assert json.loads(listener.message()[1])["Event"] == "s3:TestEvent"
+        for n in range(10):
+            s3.put_object(Bucket="events", Key=f"k{n}", Body=b"x")
+        assert sorted(keys_until(listener, {f"k{n}" for n in range(10)})) == [f"k{n}" for n in range(10)]
+        wait_until(lambda: waits_for(running, 0))
+
+
+def test_nats_that_goes_away_and_comes_back(nats, tmp_path):
+    with publishing(nats, tmp_path) as (running, s3):
+        wait_until(lambda: waits_for(running, 0))
+        nats.stop()
+        for n in range(5):
+            s3.put_object(Bucket="events", Key=f"k{n}", Body=b"x")
+        s3.put_object(Bucket="events", Key="k0", Body=b"again")
+        assert waits_for(running, 6), "nobody has taken them"
+        running.kill()
+        running.start()
+        nats.start()
+        # Whoever listens late has missed what came before: plain NATS keeps nothing.
+        wait_until(lambda: waits_for(running, 0))
+        listener = listen(nats)
+        s3.put_object(Bucket="events", Key="last", Body=b"x")
+        keys_until(listener, {"last"})
+        wait_until(lambda: waits_for(running, 0))
+
+
+def test_nats_that_refuses_the_subject(nats, tmp_path):
+    """The server says so on the side, and answers what follows: an event that nobody was given is not delivered."""
+    nats.stop()
+    nats.start(may_publish="elsewhere")
+    with publishing(nats, tmp_path) as (running, s3):
+        s3.put_object(Bucket="events", Key="k", Body=b"x")
+        wait_until(lambda: f'granary_notify_events_total{{event="failed_tries",target="{NATS}"}} 0' not in running.admin_get("/metrics")[1])
+        wait_until(lambda: "ermissions" in running.log())
+        assert waits_for(running, 2), "the test event and the object's"
+        nats.stop()
+        nats.start()
+        wait_until(lambda: waits_for(running, 0))

@@ -22,10 +22,17 @@ for signature in ("s3v4", "s3", None):
     s3 = boto3.client("s3", endpoint_url=endpoint, config=Config(signature_version=signature, s3={"addressing_style": style}))
     s3.put_object(Bucket=bucket, Key="small", Body=b"body", Metadata={"a": "1"}, Tagging="t=1")
     assert s3.get_object(Bucket=bucket, Key="small")["Body"].read() == b"body"
-    # Over https a checksum is a trailer, which SigV2 has no word for: such a request is answered 411 MissingContentLength.
-    checksum = {} if signature == "s3" and endpoint.startswith("https") else {"ChecksumAlgorithm": "SHA256"}
-    s3.put_object(Bucket=bucket, Key="sum", Body=b"body", **checksum)
-    assert not checksum or s3.head_object(Bucket=bucket, Key="sum", ChecksumMode="ENABLED")["ChecksumSHA256"]
+    if signature == "s3" and endpoint.startswith("https") and boto3.__version__.startswith("1.34."):
+        # It sends the checksum as a trailer, which SigV2 has no word for (later ones send a header): refused, and told why.
+        try:
+            s3.put_object(Bucket=bucket, Key="sum", Body=b"body", ChecksumAlgorithm="SHA256")
+            raise AssertionError("a body in aws-chunked form was taken without x-amz-content-sha256")
+        except ClientError as refused:
+            assert refused.response["Error"]["Code"] == "MissingContentLength" and "Signature Version 4" in refused.response["Error"]["Message"]
+        s3.put_object(Bucket=bucket, Key="sum", Body=b"body")
+    else:
+        s3.put_object(Bucket=bucket, Key="sum", Body=b"body", ChecksumAlgorithm="SHA256")
+        assert s3.head_object(Bucket=bucket, Key="sum", ChecksumMode="ENABLED")["ChecksumSHA256"]
     data = os.urandom(12 * 1024 * 1024 + 5)
     s3.upload_fileobj(io.BytesIO(data), bucket, "large", Config=TransferConfig(multipart_threshold=5 * 1024 * 1024, multipart_chunksize=5 * 1024 * 1024))
     back = io.BytesIO()

@@ -152,11 +152,11 @@ def huggingface_datasets(endpoint: str, bucket: str) -> None:
     buffer = io.BytesIO()
     made.to_parquet(buffer)
     s3().put_object(Bucket=bucket, Key="hf/part-0.parquet", Body=buffer.getvalue())
-    options = {"client_kwargs": where}
-    streamed = datasets.load_dataset("parquet", data_files=f"s3://{bucket}/hf/*.parquet", split="train", streaming=True, storage_options=options)
+    options = lambda: {"client_kwargs": where}  # noqa: E731  a new one each time: load_dataset writes into it
+    streamed = datasets.load_dataset("parquet", data_files=f"s3://{bucket}/hf/*.parquet", split="train", streaming=True, storage_options=options())
     assert [row["id"] for row in streamed] == list(range(5000))
-    made.save_to_disk(f"s3://{bucket}/hf-saved", storage_options=options, num_shards=3)
-    back = datasets.load_from_disk(f"s3://{bucket}/hf-saved", storage_options=options)
+    made.save_to_disk(f"s3://{bucket}/hf-saved", storage_options=options(), num_shards=3)
+    back = datasets.load_from_disk(f"s3://{bucket}/hf-saved", storage_options=options())
     assert back.num_rows == 5000 and back[4321]["text"] == "row 4321"
 
 
@@ -171,7 +171,7 @@ def s3fs_files(endpoint: str, bucket: str) -> None:
         file.seek(9 * MIB - 7)
         assert file.read(MIB) == data[9 * MIB - 7 : 10 * MIB - 7]
     fs.pipe({f"{bucket}/fs/d/{n}": content(n, 100) for n in range(30)})
-    assert fs.cat(f"{bucket}/fs/d", recursive=True) == {f"{bucket}/fs/d/{n}": content(n, 100) for n in range(30)}
+    assert fs.cat(f"{bucket}/fs/d/*") == {f"{bucket}/fs/d/{n}": content(n, 100) for n in range(30)}
     assert fs.glob(f"{bucket}/fs/d/1*") == sorted(f"{bucket}/fs/d/{n}" for n in range(30) if str(n).startswith("1"))
     fs.copy(f"{bucket}/fs/big", f"{bucket}/fs/copy")
     fs.mv(f"{bucket}/fs/copy", f"{bucket}/fs/moved")
@@ -204,7 +204,7 @@ def tensorflow_records(endpoint: str, bucket: str) -> None:
                     writer.write(tensorflow.train.Example(features=tensorflow.train.Features(feature={"x": feature})).SerializeToString())
             s3().upload_file(f"{folder}/{shard}.tfrecord", bucket, f"tf/{shard}.tfrecord")
         urls = [s3().generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": f"tf/{n}.tfrecord"}) for n in range(3)]
-        paths = [tensorflow.keras.utils.get_file(origin=url, fname=f"{folder}/again-{n}.tfrecord") for n, url in enumerate(urls)]
+        paths = [tensorflow.keras.utils.get_file(origin=url, fname=f"again-{n}.tfrecord", cache_dir=folder) for n, url in enumerate(urls)]
         spec = {"x": tensorflow.io.FixedLenFeature([], tensorflow.string)}
         read = tensorflow.data.TFRecordDataset(paths, num_parallel_reads=3).map(lambda raw: tensorflow.io.parse_single_example(raw, spec)["x"])
         found = {value.numpy() for value in read}

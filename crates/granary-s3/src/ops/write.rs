@@ -86,7 +86,15 @@ pub(crate) fn announced_bytes(blob: Option<&StreamingBlob>, headers: &HeaderMap)
         value.to_str().ok()?.parse::<u64>().ok()
     };
     let size_bytes = body::exact_len(blob).or_else(from_header).ok_or_else(|| {
-        S3Error::with_message(S3ErrorCode::MissingContentLength, "You must provide the Content-Length HTTP header.")
+        // SigV2 has no word for a body in aws-chunked form; later botocore sends checksums as headers with it.
+        let is_unsaid = headers.contains_key("x-amz-decoded-content-length") && !headers.contains_key("x-amz-content-sha256");
+        let message = if is_unsaid {
+            "You must provide the Content-Length HTTP header. (An aws-chunked body wants x-amz-content-sha256 to say so, which \
+             only Signature Version 4 has: sign with it, or send the checksum as a header.)"
+        } else {
+            "You must provide the Content-Length HTTP header."
+        };
+        S3Error::with_message(S3ErrorCode::MissingContentLength, message)
     })?;
     if size_bytes > PART_BYTES_MAX {
         // Before a byte of it is read.
