@@ -185,6 +185,8 @@ pub(crate) struct Trace {
     call: Mutex<Option<ApiCall>>,
     /// The key it is about.
     key: OnceLock<Box<str>>,
+    /// The condition that did not hold.
+    condition: OnceLock<&'static str>,
     /// Of each entry of a page of versions, in order, whether it is a delete marker.
     markers: Mutex<Vec<bool>>,
     /// The run that it belongs to.
@@ -223,6 +225,7 @@ impl Trace {
             bucket: OnceLock::new(),
             call: Mutex::new(None),
             key: OnceLock::new(),
+            condition: OnceLock::new(),
             markers: Mutex::new(Vec::new()),
             run: None,
             drives_us: AtomicU64::new(0),
@@ -351,6 +354,17 @@ impl Trace {
         self.verdict.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    /// Keeps which condition did not hold, for the error's document.
+    pub(crate) fn set_condition(&self, condition: Option<&'static str>) {
+        if let Some(condition) = condition {
+            let _ = self.condition.set(condition);
+        }
+    }
+
+    pub(crate) fn condition(&self) -> Option<&'static str> {
+        self.condition.get().copied()
+    }
+
     pub(crate) fn set_markers(&self, markers: Vec<bool>) {
         *self.markers.lock().unwrap_or_else(PoisonError::into_inner) = markers;
     }
@@ -413,6 +427,7 @@ impl Cx {
 
     pub(crate) fn store_error(&self, error: &StoreError) -> error::Answer {
         let answer = error::answer(error, self.trace.is_chunk_signed);
+        self.trace.set_condition(answer.condition);
         if answer.is_our_fault {
             self.trace.set_fault(error.to_string());
         }

@@ -31,6 +31,7 @@ mod routes;
 mod run;
 mod service;
 mod sigv2;
+mod subject;
 mod unread;
 
 pub use access::gate::bucket_facts;
