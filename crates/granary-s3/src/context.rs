@@ -14,6 +14,7 @@ use s3s::{S3Error, S3ErrorCode, S3Request, S3Result};
 
 use crate::access::AuthView;
 use crate::auth::Proven;
+use crate::blocked::Blocked;
 use crate::error::{self, Fail};
 use crate::post::Form;
 use crate::query::call::ApiCall;
@@ -151,6 +152,7 @@ const OPERATIONS: &[&str] = &[
     "PutBucketLogging",
     "CreateSession",
     "ListDirectoryBuckets",
+    "RestoreObject",
 ];
 
 /// The number of an operation, for [`Trace::set_operation`].
@@ -185,6 +187,8 @@ pub(crate) struct Trace {
     call: Mutex<Option<ApiCall>>,
     /// The key it is about.
     key: OnceLock<Box<str>>,
+    /// What the bucket that is shown blocks.
+    blocked: OnceLock<Blocked>,
     /// The condition that did not hold.
     condition: OnceLock<&'static str>,
     /// Of each entry of a page of versions, in order, whether it is a delete marker.
@@ -225,6 +229,7 @@ impl Trace {
             bucket: OnceLock::new(),
             call: Mutex::new(None),
             key: OnceLock::new(),
+            blocked: OnceLock::new(),
             condition: OnceLock::new(),
             markers: Mutex::new(Vec::new()),
             run: None,
@@ -352,6 +357,14 @@ impl Trace {
 
     pub(crate) fn take_verdict(&self) -> Option<S3Error> {
         self.verdict.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    pub(crate) fn set_blocked(&self, blocked: Blocked) {
+        let _ = self.blocked.set(blocked);
+    }
+
+    pub(crate) fn blocked(&self) -> Option<Blocked> {
+        self.blocked.get().copied()
     }
 
     /// Keeps which condition did not hold, for the error's document.

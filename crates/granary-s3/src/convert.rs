@@ -172,7 +172,7 @@ pub(crate) fn etag_match(headers: &HeaderMap, name: &HeaderName) -> Result<Optio
                 Some(inner) => inner.split_once('"').ok_or_else(bad)?,
                 None => tag.split_at(tag.find(',').unwrap_or(tag.len())),
             };
-            tags.push(tag.trim().to_owned());
+            tags.push(tag.trim().trim_matches('"').to_owned());
             let after = after.trim_start();
             rest = match after.strip_prefix(',') {
                 Some(next) => next.trim_start(),

@@ -176,6 +176,8 @@ operations! {
     put_bucket_tagging: tagging, PutBucketTaggingInput => PutBucketTaggingOutput;
     delete_bucket_tagging: tagging, DeleteBucketTaggingInput => DeleteBucketTaggingOutput;
 
+    restore_object: restore, RestoreObjectInput => RestoreObjectOutput;
+
     get_object_retention: lock, GetObjectRetentionInput => GetObjectRetentionOutput;
     put_object_retention: lock, PutObjectRetentionInput => PutObjectRetentionOutput;
     get_object_legal_hold: lock, GetObjectLegalHoldInput => GetObjectLegalHoldOutput;

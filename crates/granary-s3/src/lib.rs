@@ -9,6 +9,7 @@ mod access_log;
 mod ai;
 mod audit;
 mod auth;
+mod blocked;
 mod body;
 mod checksums;
 mod context;

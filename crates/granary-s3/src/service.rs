@@ -33,12 +33,13 @@ use crate::access_log::{AccessLog, Pending};
 use crate::ai::AiRoute;
 use crate::audit::{RequestAudit, error_of};
 use crate::auth::{Access, Auth, Domains, NoKeys};
+use crate::blocked::Blocking;
 use crate::context::{Peer, RequestObserver, Trace, operation_index};
 use crate::error::invalid_request;
 use crate::express;
 use crate::front::FrontDoor;
 use crate::guess::Claimed;
-use crate::lenient::Lenient;
+use crate::lenient::{self, Lenient};
 use crate::place::{FrontBody, Place};
 use crate::query::{self, Query};
 use crate::rechunk::Rechunk;
@@ -172,6 +173,11 @@ pub fn service(
                     front: front.clone(),
                     epochs: Epochs::new(shards.clone()),
                     shards: shards.clone(),
+                }),
+                Box::new(Blocking {
+                    access: access(false),
+                    inner: Arc::clone(&proven),
+                    bytes_max: config.xml_bytes_max,
                 }),
                 Box::new(Lenient { access: access(false), inner: Arc::clone(&proven) }),
             ]));
@@ -340,6 +346,7 @@ impl S3Service {
                 None => work.await,
             };
         }
+        let is_odd = lenient::has_odd_etags(&parts);
         let is_flat = express::is_in_chunks(&parts);
         let sum = if is_flat { checksums::announced(&parts.headers) } else { Ok(None) };
         let (refused, sum) = match (refused, sum) {
@@ -347,9 +354,13 @@ impl S3Service {
             (refused, sum) => (refused, sum.unwrap_or_default()),
         };
         let (refused, resign) = match refused {
-            Ok(()) if is_flat || express::is_meant(&parts) => {
+            Ok(()) if is_flat || is_odd || express::is_meant(&parts) => {
                 match express::translate(&mut parts, &shared.query.iam, &shared.domains, is_flat) {
-                    Ok(resign) => (Ok(()), resign),
+                    Ok(resign) => {
+                        // Not among what is signed anew.
+                        lenient::straighten(&mut parts.headers);
+                        (Ok(()), resign)
+                    }
                     Err(error) => (Err(error), None),
                 }
             }
@@ -590,7 +601,9 @@ impl S3Service {
         let is_marker = answer.headers().contains_key("x-amz-delete-marker");
         let has_bucket =
             |name: &str| BucketName::new(name).is_ok_and(|name| self.shared.store.bucket(&name).is_ok());
-        let details = subject.details(code, trace.condition(), is_marker, has_bucket);
+        let mut details = subject.details(code, trace.condition(), is_marker, has_bucket);
+        let size = answer.headers().get(CONTENT_RANGE).and_then(|range| range.to_str().ok()?.strip_prefix("bytes */"));
+        details.extend(size.map(|size| ("ActualObjectSize", size.to_owned())));
         documents::whole_error(document, details, subject.path(), &trace.id, &self.shared.config.host_id)
     }
 
@@ -625,6 +638,9 @@ impl S3Service {
         if parts.status == StatusCode::OK && parts.headers.contains_key(CONTENT_RANGE) {
             parts.status = StatusCode::PARTIAL_CONTENT;
         }
+        if parts.status == StatusCode::OK && trace.operation() == "PutBucketTagging" {
+            parts.status = StatusCode::NO_CONTENT;
+        }
         if parts.status == StatusCode::NOT_MODIFIED || (is_head && parts.status.as_u16() >= 400) {
             body = Body::empty();
             parts.headers.remove(CONTENT_TYPE);
@@ -635,6 +651,7 @@ impl S3Service {
         } else if let Some(document) = body.bytes()
             && let Some(document) = match trace.operation() {
                 "GetObjectAttributes" => documents::bare_etag(&document),
+                "GetBucketEncryption" => trace.blocked().and_then(|blocked| blocked.put_into(&document)),
                 "ListObjectVersions" => {
                     let merged = documents::interleave(&document, &trace.take_markers());
                     let escaped = documents::escape_controls(merged.as_deref().unwrap_or(&document));

@@ -15,6 +15,7 @@ pub(crate) struct Subject {
     uri: Uri,
     host_bucket: Option<String>,
     copy_source: Option<HeaderValue>,
+    range: Option<HeaderValue>,
 }
 
 /// An element: name and text.
@@ -27,6 +28,7 @@ impl Subject {
             uri: parts.uri.clone(),
             host_bucket: host_bucket.map(str::to_owned),
             copy_source: parts.headers.get("x-amz-copy-source").cloned(),
+            range: parts.headers.get(http::header::RANGE).cloned(),
         }
     }
 
@@ -89,6 +91,10 @@ impl Subject {
             "NoSuchUpload" => self.parameter("uploadId").map(|upload| ("UploadId", upload)).into_iter().collect(),
             "PreconditionFailed" => {
                 condition.map(|condition| ("Condition", condition.to_owned())).into_iter().collect()
+            }
+            "InvalidRange" => {
+                let range = self.range.as_ref().and_then(|range| range.to_str().ok());
+                range.map(|range| ("RangeRequested", range.to_owned())).into_iter().collect()
             }
             "MethodNotAllowed" => {
                 let kind = match (is_marker, bucket.is_empty(), &key) {

@@ -29,6 +29,7 @@ use crate::ops::grants;
 const US_EAST_1: &str = "us-east-1";
 /// Buckets in one page, at most (S3's limit).
 const BUCKETS_PAGE_MAX: i32 = 10_000;
+const BUCKET_ARN: HeaderName = HeaderName::from_static("x-amz-bucket-arn");
 const LOCATION_NAME: HeaderName = HeaderName::from_static("x-amz-bucket-location-name");
 const LOCATION_TYPE: HeaderName = HeaderName::from_static("x-amz-bucket-location-type");
 const BUCKET_REGION: HeaderName = HeaderName::from_static("x-amz-bucket-region");
@@ -102,7 +103,8 @@ fn check_endpoint(front: &FrontDoor, signed: Option<&str>, asked: Option<&str>) 
     if asked == Some(signed) && signed == US_EAST_1 {
         return Err(invalid_location());
     }
-    if signed == US_EAST_1 || asked == Some(signed) || asked.unwrap_or(signed) == &*front.region {
+    let is_nodes = &*front.region != US_EAST_1 && asked.unwrap_or(signed) == &*front.region;
+    if signed == US_EAST_1 || asked == Some(signed) || is_nodes {
         return Ok(());
     }
     let message = format!(
@@ -261,7 +263,16 @@ pub(crate) async fn create_bucket(
         }
         Err(error) => return Err(error.into()),
     }
-    Ok(S3Response::new(CreateBucketOutput { location: Some(format!("/{}", input.bucket)) }))
+    let output = CreateBucketOutput { location: Some(format!("/{}", input.bucket)) };
+    let mut headers = HeaderMap::new();
+    insert_arn(&mut headers, &input.bucket);
+    Ok(S3Response::with_headers(output, headers))
+}
+
+fn insert_arn(headers: &mut HeaderMap, bucket: &str) {
+    if let Ok(arn) = HeaderValue::try_from(format!("arn:aws:s3:::{bucket}")) {
+        headers.insert(BUCKET_ARN, arn);
+    }
 }
 
 pub(crate) async fn head_bucket(
@@ -274,6 +285,7 @@ pub(crate) async fn head_bucket(
     let mut headers = HeaderMap::new();
     // As AWS has it, though there is no document.
     headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/xml"));
+    insert_arn(&mut headers, &input.bucket);
     if let Ok(region) = HeaderValue::from_str(&bucket.region) {
         headers.insert(BUCKET_REGION, region);
     }

@@ -96,9 +96,7 @@ pub(crate) async fn put_bucket_tagging(
     // A set of none is no set.
     let value = (!tags.is_empty()).then(|| convert::tags_to_form(&tags));
     front.store.change_bucket(&bucket, BucketChange::Document { name: DOCUMENT.to_owned(), value }).await?;
-    let mut response = S3Response::new(PutBucketTaggingOutput::default());
-    response.status = Some(http::StatusCode::NO_CONTENT);
-    Ok(response)
+    Ok(S3Response::new(PutBucketTaggingOutput::default()))
 }
 
 pub(crate) async fn delete_bucket_tagging(
