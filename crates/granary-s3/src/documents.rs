@@ -321,11 +321,12 @@ mod tests {
     #[test]
     fn error_documents_are_made_whole() {
         let bare = b"<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>SignatureDoesNotMatch</Code></Error>";
-        let whole = String::from_utf8(whole_error(bare, vec![("Key", "a&b".to_owned())], "/b/a&b", "ID", "host")).unwrap();
+        let whole =
+            String::from_utf8(whole_error(bare, vec![("Key", "a&b".to_owned())], "/b/a&b", "ID", "host")).unwrap();
         assert!(whole.contains("<Message>The request signature we calculated"), "{whole}");
-        assert!(
-            whole.ends_with("<Key>a&amp;b</Key><Resource>/b/a&amp;b</Resource><RequestId>ID</RequestId><HostId>host</HostId></Error>")
-        );
+        assert!(whole.ends_with(
+            "<Key>a&amp;b</Key><Resource>/b/a&amp;b</Resource><RequestId>ID</RequestId><HostId>host</HostId></Error>"
+        ));
         let told = b"<Error><Code>NoSuchKey</Code><Message>m</Message></Error>";
         let whole = String::from_utf8(whole_error(told, Vec::new(), "/", "ID", "h")).unwrap();
         assert_eq!(whole.matches("<Message>").count(), 1);

@@ -23,7 +23,7 @@ use crate::context::Cx;
 use crate::error::Fail;
 use crate::ops::{
     access, acl, bucket, copy, cors, delete, encryption, lifecycle, list, lock, logging, multipart, notification, read,
-    session, settings, tagging, write,
+    restore, session, settings, tagging, write,
 };
 use crate::service::FrontConfig;
 

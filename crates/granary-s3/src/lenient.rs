@@ -65,7 +65,7 @@ const WRITE_ETAGS: [HeaderName; 4] = [
 
 /// Whether a write signed with SigV4 names an ETag in a way that s3s refuses and S3 takes: with half its quotes, or with none.
 pub(crate) fn has_odd_etags(parts: &http::request::Parts) -> bool {
-    let is_odd = |name| {
+    let is_odd = |name: &HeaderName| {
         let mut values = parts.headers.get_all(name).iter();
         values.next().is_some_and(|value| !is_fine_etag(value)) && values.next().is_none()
     };
@@ -76,8 +76,8 @@ pub(crate) fn has_odd_etags(parts: &http::request::Parts) -> bool {
 
 /// Puts such ETags right: to be called once the signature over them has been verified.
 pub(crate) fn straighten(headers: &mut HeaderMap) {
-    for name in &WRITE_ETAGS {
-        let odd = headers.get(name).filter(|value| !is_fine_etag(value));
+    for name in WRITE_ETAGS {
+        let odd = headers.get(&name).filter(|value| !is_fine_etag(value));
         if let Some(value) = odd.and_then(|value| quoted(value.to_str().ok()?)) {
             headers.insert(name, value);
         }
@@ -223,7 +223,8 @@ mod tests {
     #[test]
     fn etags_with_half_their_quotes() {
         for odd in ["abc\"", "\"abc", "abc def"] {
-            let mut request = http::Request::put("/b/k").header("authorization", "AWS4-HMAC-SHA256 x").header(IF_MATCH, odd);
+            let mut request =
+                http::Request::put("/b/k").header("authorization", "AWS4-HMAC-SHA256 x").header(IF_MATCH, odd);
             assert!(has_odd_etags(&request.body(()).unwrap().into_parts().0), "{odd}");
             request = http::Request::put("/b/k").header(IF_MATCH, odd);
             let mut unsigned = request.body(()).unwrap().into_parts().0;
@@ -232,7 +233,8 @@ mod tests {
             assert_eq!(unsigned.headers[IF_MATCH], format!("\"{}\"", odd.trim_matches('"')));
         }
         for fine in ["abc", "\"abc\"", "*"] {
-            let request = http::Request::put("/b/k").header("authorization", "AWS4-HMAC-SHA256 x").header(IF_MATCH, fine);
+            let request =
+                http::Request::put("/b/k").header("authorization", "AWS4-HMAC-SHA256 x").header(IF_MATCH, fine);
             assert!(!has_odd_etags(&request.body(()).unwrap().into_parts().0), "{fine}");
         }
     }

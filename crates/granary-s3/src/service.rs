@@ -599,8 +599,7 @@ impl S3Service {
     fn whole_error(&self, answer: &Response<Body>, document: &[u8], trace: &Trace, subject: &Subject) -> Vec<u8> {
         let code = documents::error_code(document);
         let is_marker = answer.headers().contains_key("x-amz-delete-marker");
-        let has_bucket =
-            |name: &str| BucketName::new(name).is_ok_and(|name| self.shared.store.bucket(&name).is_ok());
+        let has_bucket = |name: &str| BucketName::new(name).is_ok_and(|name| self.shared.store.bucket(&name).is_ok());
         let mut details = subject.details(code, trace.condition(), is_marker, has_bucket);
         let size = answer.headers().get(CONTENT_RANGE).and_then(|range| range.to_str().ok()?.strip_prefix("bytes */"));
         details.extend(size.map(|size| ("ActualObjectSize", size.to_owned())));

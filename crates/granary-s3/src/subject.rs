@@ -6,8 +6,8 @@
 use http::request::Parts;
 use http::{HeaderValue, Method, Uri};
 
-use crate::convert;
 use crate::access::view::parameter;
+use crate::convert;
 
 /// What is kept of a request for the case that it is refused.
 pub(crate) struct Subject {

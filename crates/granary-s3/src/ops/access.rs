@@ -167,12 +167,8 @@ pub(crate) async fn put_public_access_block(
     let name = convert::bucket_name(&input.bucket)?;
     front.bucket(&name, input.expected_bucket_owner.as_deref())?;
     let asked = input.public_access_block_configuration;
-    let flags = [
-        asked.block_public_acls,
-        asked.ignore_public_acls,
-        asked.block_public_policy,
-        asked.restrict_public_buckets,
-    ];
+    let flags =
+        [asked.block_public_acls, asked.ignore_public_acls, asked.block_public_policy, asked.restrict_public_buckets];
     if flags.iter().all(Option::is_none) {
         return Err(invalid_request("Must specify at least one configuration.").into());
     }

@@ -115,11 +115,7 @@ fn check_endpoint(front: &FrontDoor, signed: Option<&str>, asked: Option<&str>) 
 }
 
 /// The region a bucket is asked to be in.
-fn asked_region(
-    front: &FrontDoor,
-    input: &CreateBucketInput,
-    signed: Option<&str>,
-) -> Result<Option<String>, S3Error> {
+fn asked_region(front: &FrontDoor, input: &CreateBucketInput, signed: Option<&str>) -> Result<Option<String>, S3Error> {
     let configuration = input.create_bucket_configuration.as_ref();
     if let Some(configuration) = configuration
         && (configuration.bucket.is_some() || configuration.location.is_some())
@@ -242,7 +238,8 @@ pub(crate) async fn create_bucket(
         return Err(already_exists().into());
     }
     let documents = access_documents(front, &input, &headers, &owner)?;
-    let region = asked_region(front, &input, signed.as_ref().map(AsRef::as_ref))?.unwrap_or_else(|| front.region.to_string());
+    let region =
+        asked_region(front, &input, signed.as_ref().map(AsRef::as_ref))?.unwrap_or_else(|| front.region.to_string());
     let options = BucketOptions {
         object_lock: input.object_lock_enabled_for_bucket.unwrap_or(false),
         regions: pins(front, &input),
