@@ -250,6 +250,22 @@ def test_nobody(main, nobody, make):
     assert failure(nobody.delete_object, Bucket=bucket, Key="foo") == (404, "NoSuchBucket")
 
 
+def test_a_missing_key_is_told_to_whom_the_bucket_is_listed(main, alt, nobody, make):
+    bucket = make("public-read", "public-read")
+    for who in (alt, nobody):
+        assert failure(who.get_object, Bucket=bucket, Key="none") == (404, "NoSuchKey")
+        assert failure(who.head_object, Bucket=bucket, Key="none")[0] == 404
+        assert failure(who.get_object, Bucket=bucket, Key="foo", VersionId="A" * 32)[0] in (400, 404)
+        assert failure(who.get_object, Bucket=bucket, Key="bar") == DENIED
+        # Of what is done to it nothing is told.
+        assert failure(who.get_object_tagging, Bucket=bucket, Key="none") == DENIED
+    main.put_bucket_acl(Bucket=bucket, ACL="authenticated-read")
+    assert failure(alt.get_object, Bucket=bucket, Key="none") == (404, "NoSuchKey")
+    assert failure(nobody.get_object, Bucket=bucket, Key="none") == DENIED
+    main.put_bucket_policy(Bucket=bucket, Policy=public(bucket, "s3:GetObject", Effect="Deny", Resource=f"arn:aws:s3:::{bucket}/*"))
+    assert failure(alt.get_object, Bucket=bucket, Key="none") == DENIED
+
+
 def test_forms_of_nobody(accounts, main, make):
     bucket = make("public-read-write")
     url = f"{accounts[0].endpoint}/{bucket}"
@@ -337,8 +353,12 @@ def test_policies_let_in(main, alt, make):
     assert failure(alt.list_objects_v2, Bucket=bucket) == DENIED
     main.delete_bucket_policy(Bucket=bucket)
     assert len(alt.list_objects(Bucket=bucket)["Contents"]) == 2
-    elsewhere = public(bucket, "s3:ListBucket", Resource=["arn:aws:s3:::*", "arn:aws:s3:::*/*"])
-    assert failure(main.put_bucket_policy, Bucket=bucket, Policy=elsewhere) == (400, "MalformedPolicy")
+    main.put_bucket_acl(Bucket=bucket, ACL="private")
+    main.put_bucket_policy(Bucket=bucket, Policy=public(bucket, "s3:ListBucket", Resource=["arn:aws:s3:::*", "arn:aws:s3:::*/*"]))
+    assert len(alt.list_objects(Bucket=bucket)["Contents"]) == 2
+    for elsewhere in ("*", "arn:aws:s3:::another", "arn:aws:s3:::another/*"):
+        policy = public(bucket, "s3:ListBucket", Resource=elsewhere)
+        assert failure(main.put_bucket_policy, Bucket=bucket, Policy=policy) == (400, "MalformedPolicy"), elsewhere
 
 
 def test_uploads_under_a_policy(main, alt, make):

@@ -39,6 +39,7 @@ OPERATIONS = [
     ("get_bucket_tagging", {}),
     ("put_bucket_tagging", {"Tagging": {"TagSet": [{"Key": "a", "Value": "b"}]}}),
     ("delete_bucket_tagging", {}),
+    ("restore_object", {"Key": "k", "RestoreRequest": {"Days": 1}}),
     ("get_object_retention", {"Key": "k"}),
     ("put_object_retention", {"Key": "k", "Retention": {"Mode": "GOVERNANCE", "RetainUntilDate": "2040-01-01T00:00:00Z"}}),
     ("get_object_legal_hold", {"Key": "k"}),

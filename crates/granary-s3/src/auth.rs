@@ -145,6 +145,21 @@ impl Access {
                     decision = Decision { allowed: true, by: By::Acl("bucket") };
                 }
             }
+            let is_silent = matches!(decision.by, By::OtherAccount | By::Nothing) && !decision.allowed;
+            let is_read = *on == On::Object && matches!(*action, "s3:GetObject" | "s3:GetObjectVersion");
+            if is_silent
+                && is_read
+                && let Some(record) = self.gate.bucket(target.bucket)?
+                && self.gate.tells_missing(who, &mut view, &record, target).await?
+            {
+                // Told here: by the time the operation looked, there might be an object, which is not the caller's to read.
+                trace.set_decision(Decision { allowed: true, by: By::Acl("bucket") });
+                let missing = match target.version {
+                    Some(_) => StoreError::NoSuchVersion,
+                    None => StoreError::NoSuchKey { delete_marker: None },
+                };
+                return Err(missing.into());
+            }
             trace.set_decision(decision.clone());
             if !decision.allowed {
                 return Err(denied(who, action, &resource, &decision.by).into());
@@ -242,6 +257,7 @@ fn answer(trace: &Trace, fail: Fail) -> S3Error {
         Fail::Ai(error) => crate::error::ai_answer(&error).into(),
         Fail::Store(error) => {
             let answer = crate::error::answer(&error, trace.is_chunk_signed);
+            trace.set_condition(answer.condition);
             if answer.is_our_fault {
                 trace.set_fault(error.to_string());
             }

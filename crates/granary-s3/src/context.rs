@@ -14,6 +14,7 @@ use s3s::{S3Error, S3ErrorCode, S3Request, S3Result};
 
 use crate::access::AuthView;
 use crate::auth::Proven;
+use crate::blocked::Blocked;
 use crate::error::{self, Fail};
 use crate::post::Form;
 use crate::query::call::ApiCall;
@@ -151,6 +152,7 @@ const OPERATIONS: &[&str] = &[
     "PutBucketLogging",
     "CreateSession",
     "ListDirectoryBuckets",
+    "RestoreObject",
 ];
 
 /// The number of an operation, for [`Trace::set_operation`].
@@ -185,6 +187,10 @@ pub(crate) struct Trace {
     call: Mutex<Option<ApiCall>>,
     /// The key it is about.
     key: OnceLock<Box<str>>,
+    /// What the bucket that is shown blocks.
+    blocked: OnceLock<Blocked>,
+    /// The condition that did not hold.
+    condition: OnceLock<&'static str>,
     /// Of each entry of a page of versions, in order, whether it is a delete marker.
     markers: Mutex<Vec<bool>>,
     /// The run that it belongs to.
@@ -223,6 +229,8 @@ impl Trace {
             bucket: OnceLock::new(),
             call: Mutex::new(None),
             key: OnceLock::new(),
+            blocked: OnceLock::new(),
+            condition: OnceLock::new(),
             markers: Mutex::new(Vec::new()),
             run: None,
             drives_us: AtomicU64::new(0),
@@ -351,6 +359,25 @@ impl Trace {
         self.verdict.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    pub(crate) fn set_blocked(&self, blocked: Blocked) {
+        let _ = self.blocked.set(blocked);
+    }
+
+    pub(crate) fn blocked(&self) -> Option<Blocked> {
+        self.blocked.get().copied()
+    }
+
+    /// Keeps which condition did not hold, for the error's document.
+    pub(crate) fn set_condition(&self, condition: Option<&'static str>) {
+        if let Some(condition) = condition {
+            let _ = self.condition.set(condition);
+        }
+    }
+
+    pub(crate) fn condition(&self) -> Option<&'static str> {
+        self.condition.get().copied()
+    }
+
     pub(crate) fn set_markers(&self, markers: Vec<bool>) {
         *self.markers.lock().unwrap_or_else(PoisonError::into_inner) = markers;
     }
@@ -413,6 +440,7 @@ impl Cx {
 
     pub(crate) fn store_error(&self, error: &StoreError) -> error::Answer {
         let answer = error::answer(error, self.trace.is_chunk_signed);
+        self.trace.set_condition(answer.condition);
         if answer.is_our_fault {
             self.trace.set_fault(error.to_string());
         }

@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use time::format_description::FormatItem;
 use time::macros::format_description;
 
-use crate::error::invalid_argument;
+use crate::error::{bad_request, invalid_argument};
 
 /// Tags on a bucket, at most (S3's limit).
 pub(crate) const BUCKET_TAGS_MAX: usize = 50;
@@ -172,7 +172,7 @@ pub(crate) fn etag_match(headers: &HeaderMap, name: &HeaderName) -> Result<Optio
                 Some(inner) => inner.split_once('"').ok_or_else(bad)?,
                 None => tag.split_at(tag.find(',').unwrap_or(tag.len())),
             };
-            tags.push(tag.trim().to_owned());
+            tags.push(tag.trim().trim_matches('"').to_owned());
             let after = after.trim_start();
             rest = match after.strip_prefix(',') {
                 Some(next) => next.trim_start(),
@@ -280,6 +280,11 @@ pub(crate) fn tags_from_header(text: &str) -> Result<Vec<(String, String)>, S3Er
             return Err(bad());
         }
     }
+    // The header's own words.
+    let is_system = |(key, _): &(String, String)| key.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("aws:"));
+    if tags.iter().any(is_system) {
+        return Err(S3Error::with_message(S3ErrorCode::InvalidTag, "Your TagKey cannot be prefixed with aws:"));
+    }
     check_tags(&tags, granary_types::limits::OBJECT_TAGS_MAX)?;
     Ok(tags)
 }
@@ -294,7 +299,8 @@ pub(crate) fn tags_from_set(set: Vec<dto::Tag>, max: usize) -> Result<Vec<(Strin
 fn check_tags(tags: &[(String, String)], max: usize) -> Result<(), S3Error> {
     let refuse = |code, message: Cow<'static, str>| Err(S3Error::with_message(code, message));
     if tags.len() > max {
-        return refuse(S3ErrorCode::InvalidTag, format!("There cannot be more than {max} tags").into());
+        let whose = if max == BUCKET_TAGS_MAX { "Bucket tag count" } else { "Object tags" };
+        return Err(bad_request("BadRequest", format!("{whose} cannot be greater than {max}")));
     }
     let is_fine = |text: &str| text.chars().all(|c| c.is_alphanumeric() || c.is_whitespace() || "+-=._:/@".contains(c));
     for (i, (key, value)) in tags.iter().enumerate() {

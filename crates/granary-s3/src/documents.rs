@@ -17,6 +17,7 @@ use s3s::{S3Error, S3ErrorCode, StdError};
 use crate::checksums;
 use crate::context::Trace;
 use crate::error::bad_request;
+use crate::subject::Detail;
 
 const CONTENT_SHA256: HeaderName = HeaderName::from_static("x-amz-content-sha256");
 
@@ -212,12 +213,26 @@ pub(crate) fn interleave(document: &[u8], markers: &[bool]) -> Option<Vec<u8>> {
     Some(out.into_bytes())
 }
 
-/// An error document with `Message`, `Resource`, `RequestId` and `HostId`, whatever s3s left out.
-pub(crate) fn whole_error(document: &[u8], resource: &str, request_id: &str, host_id: &str) -> Vec<u8> {
+/// The code of an error document.
+pub(crate) fn error_code(document: &[u8]) -> &str {
+    let text = std::str::from_utf8(document).unwrap_or_default();
+    let code = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
+    code.map_or("", |(code, _)| code)
+}
+
+/// An error document with `Message`, `Resource`, `RequestId` and `HostId`, whatever s3s left out, and `details` before these.
+pub(crate) fn whole_error(
+    document: &[u8],
+    details: Vec<Detail>,
+    resource: &str,
+    request_id: &str,
+    host_id: &str,
+) -> Vec<u8> {
     let mut text = String::from_utf8_lossy(document).into_owned();
     let Some(end) = text.rfind("</Error>") else { return document.to_vec() };
     let mut tail = String::new();
-    for (name, value) in [("Resource", resource), ("RequestId", request_id), ("HostId", host_id)] {
+    let last = [("Resource", resource), ("RequestId", request_id), ("HostId", host_id)];
+    for (name, value) in details.iter().map(|(name, value)| (*name, value.as_str())).chain(last) {
         if !text.contains(&format!("<{name}>")) {
             tail.push_str(&format!("<{name}>{}</{name}>", escape(value)));
         }
@@ -306,15 +321,18 @@ mod tests {
     #[test]
     fn error_documents_are_made_whole() {
         let bare = b"<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>SignatureDoesNotMatch</Code></Error>";
-        let whole = String::from_utf8(whole_error(bare, "/b/a&b", "ID", "host")).unwrap();
+        let whole =
+            String::from_utf8(whole_error(bare, vec![("Key", "a&b".to_owned())], "/b/a&b", "ID", "host")).unwrap();
         assert!(whole.contains("<Message>The request signature we calculated"), "{whole}");
-        assert!(
-            whole.ends_with("<Resource>/b/a&amp;b</Resource><RequestId>ID</RequestId><HostId>host</HostId></Error>")
-        );
+        assert!(whole.ends_with(
+            "<Key>a&amp;b</Key><Resource>/b/a&amp;b</Resource><RequestId>ID</RequestId><HostId>host</HostId></Error>"
+        ));
         let told = b"<Error><Code>NoSuchKey</Code><Message>m</Message></Error>";
-        let whole = String::from_utf8(whole_error(told, "/", "ID", "h")).unwrap();
+        let whole = String::from_utf8(whole_error(told, Vec::new(), "/", "ID", "h")).unwrap();
         assert_eq!(whole.matches("<Message>").count(), 1);
-        assert_eq!(whole_error(b"not xml", "/", "ID", "h"), b"not xml");
+        assert_eq!(error_code(told), "NoSuchKey");
+        assert_eq!(error_code(b"not xml"), "");
+        assert_eq!(whole_error(b"not xml", Vec::new(), "/", "ID", "h"), b"not xml");
     }
 
     #[test]

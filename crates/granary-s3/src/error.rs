@@ -62,6 +62,8 @@ pub struct Answer {
     pub message: Cow<'static, str>,
     /// Headers beside the document.
     pub headers: HeaderMap,
+    /// The condition that did not hold, for the document.
+    pub condition: Option<&'static str>,
     /// The operator must hear of it: logged by the outer layer, once.
     pub is_our_fault: bool,
 }
@@ -69,7 +71,7 @@ pub struct Answer {
 impl Answer {
     fn new(status: u16, code: S3ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self { code, status, message: message.into(), headers: HeaderMap::new(), is_our_fault: false }
+        Self { code, status, message: message.into(), headers: HeaderMap::new(), condition: None, is_our_fault: false }
     }
 
     fn custom(status: u16, code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
@@ -343,11 +345,10 @@ fn refused(refusal: &Refusal) -> Answer {
             Code::InvalidRequest,
             "The x-amz-mp-object-size you specified is not the size of the parts together.",
         ),
-        Refusal::Locked(why) => Answer::new(
-            403,
-            Code::AccessDenied,
-            format!("Access Denied because object protected by object lock: {why}."),
-        ),
+        // Why (which mode, or a hold) is in the answer to HeadObject: S3's text is this one, and clients compare it.
+        Refusal::Locked(_) => {
+            Answer::new(403, Code::AccessDenied, "Access Denied because object protected by object lock.")
+        }
         Refusal::Frozen { prefix } => Answer::new(
             403,
             Code::AccessDenied,
@@ -393,11 +394,8 @@ fn refused(refusal: &Refusal) -> Answer {
 }
 
 fn precondition(header: &'static str) -> Answer {
-    Answer::new(
-        412,
-        S3ErrorCode::PreconditionFailed,
-        format!("At least one of the pre-conditions you specified did not hold: {header}"),
-    )
+    let message = "At least one of the pre-conditions you specified did not hold";
+    Answer { condition: Some(header), ..Answer::new(412, S3ErrorCode::PreconditionFailed, message) }
 }
 
 fn is_delete_marker(version: VersionId, created: Timestamp) -> Answer {

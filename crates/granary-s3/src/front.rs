@@ -23,7 +23,7 @@ use crate::context::Cx;
 use crate::error::Fail;
 use crate::ops::{
     access, acl, bucket, copy, cors, delete, encryption, lifecycle, list, lock, logging, multipart, notification, read,
-    session, settings, tagging, write,
+    restore, session, settings, tagging, write,
 };
 use crate::service::FrontConfig;
 
@@ -175,6 +175,8 @@ operations! {
     get_bucket_tagging: tagging, GetBucketTaggingInput => GetBucketTaggingOutput;
     put_bucket_tagging: tagging, PutBucketTaggingInput => PutBucketTaggingOutput;
     delete_bucket_tagging: tagging, DeleteBucketTaggingInput => DeleteBucketTaggingOutput;
+
+    restore_object: restore, RestoreObjectInput => RestoreObjectOutput;
 
     get_object_retention: lock, GetObjectRetentionInput => GetObjectRetentionOutput;
     put_object_retention: lock, PutObjectRetentionInput => PutObjectRetentionOutput;

@@ -55,6 +55,45 @@ pub(crate) fn needs_help(method: &Method, headers: &HeaderMap) -> bool {
             }))
 }
 
+/// Headers with an ETag in a request that writes.
+const WRITE_ETAGS: [HeaderName; 4] = [
+    IF_MATCH,
+    IF_NONE_MATCH,
+    HeaderName::from_static("x-amz-copy-source-if-match"),
+    HeaderName::from_static("x-amz-copy-source-if-none-match"),
+];
+
+/// Whether a write signed with SigV4 names an ETag in a way that s3s refuses and S3 takes: with half its quotes, or with none.
+pub(crate) fn has_odd_etags(parts: &http::request::Parts) -> bool {
+    let is_odd = |name: &HeaderName| {
+        let mut values = parts.headers.get_all(name).iter();
+        values.next().is_some_and(|value| !is_fine_etag(value)) && values.next().is_none()
+    };
+    (parts.method == Method::PUT || parts.method == Method::POST || parts.method == Method::DELETE)
+        && parts.headers.get(AUTHORIZATION).is_some_and(|value| value.as_bytes().starts_with(b"AWS4-HMAC-SHA256"))
+        && WRITE_ETAGS.iter().any(is_odd)
+}
+
+/// Puts such ETags right: to be called once the signature over them has been verified.
+pub(crate) fn straighten(headers: &mut HeaderMap) {
+    for name in WRITE_ETAGS {
+        let odd = headers.get(&name).filter(|value| !is_fine_etag(value));
+        if let Some(value) = odd.and_then(|value| quoted(value.to_str().ok()?)) {
+            headers.insert(name, value);
+        }
+    }
+}
+
+/// A single ETag between quotes, whatever quotes it came with. A list stays as it is, but for quotes around it.
+fn quoted(text: &str) -> Option<HeaderValue> {
+    let text = match text.contains(',') {
+        false => format!("\"{}\"", text.trim().trim_matches('"')),
+        // A list whose ends are not quoted: an empty first and last member, which match nothing, quote it.
+        true => format!("\"\", {text}, \"\""),
+    };
+    HeaderValue::try_from(text).ok()
+}
+
 /// Drops what means nothing and rewrites dates to the one form s3s reads.
 fn help(headers: &mut HeaderMap) {
     if text(headers, &RANGE).is_some_and(|range| !is_fine_range(range)) {
@@ -76,20 +115,18 @@ fn help(headers: &mut HeaderMap) {
         {
             continue;
         }
-        let quoted = match joined.join(", ") {
-            list if list.starts_with('"') && list.ends_with('"') => list,
-            // A list whose ends are not quoted: an empty first and last member, which match nothing, quote it.
-            list => format!("\"\", {list}, \"\""),
-        };
-        match HeaderValue::try_from(quoted) {
-            Ok(value) => drop(headers.insert(name, value)),
-            Err(_) => drop(headers.remove(name)),
+        let list = joined.join(", ");
+        let is_quoted = list.contains(',') && list.starts_with('"') && list.ends_with('"');
+        let value = if is_quoted { HeaderValue::try_from(list).ok() } else { quoted(&list) };
+        match value {
+            Some(value) => drop(headers.insert(name, value)),
+            None => drop(headers.remove(name)),
         }
     }
 }
 
 /// The query without the parameters of a presigned URL: the inner service must not look for a signature.
-fn without_signature(uri: &Uri) -> Option<Uri> {
+pub(crate) fn without_signature(uri: &Uri) -> Option<Uri> {
     let is_auth = |name: &str| {
         let name = name.to_ascii_lowercase();
         name.starts_with("x-amz-") || matches!(name.as_str(), "signature" | "awsaccesskeyid" | "expires")
@@ -181,6 +218,25 @@ mod tests {
     #[test]
     fn etag_lists_survive() {
         assert_eq!(helped(IF_NONE_MATCH, "b, \"c\"").as_deref(), Some("\"\", b, \"c\", \"\""));
+    }
+
+    #[test]
+    fn etags_with_half_their_quotes() {
+        for odd in ["abc\"", "\"abc", "abc def"] {
+            let mut request =
+                http::Request::put("/b/k").header("authorization", "AWS4-HMAC-SHA256 x").header(IF_MATCH, odd);
+            assert!(has_odd_etags(&request.body(()).unwrap().into_parts().0), "{odd}");
+            request = http::Request::put("/b/k").header(IF_MATCH, odd);
+            let mut unsigned = request.body(()).unwrap().into_parts().0;
+            assert!(!has_odd_etags(&unsigned), "{odd}");
+            straighten(&mut unsigned.headers);
+            assert_eq!(unsigned.headers[IF_MATCH], format!("\"{}\"", odd.trim_matches('"')));
+        }
+        for fine in ["abc", "\"abc\"", "*"] {
+            let request =
+                http::Request::put("/b/k").header("authorization", "AWS4-HMAC-SHA256 x").header(IF_MATCH, fine);
+            assert!(!has_odd_etags(&request.body(()).unwrap().into_parts().0), "{fine}");
+        }
     }
 
     #[test]

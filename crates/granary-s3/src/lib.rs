@@ -9,6 +9,7 @@ mod access_log;
 mod ai;
 mod audit;
 mod auth;
+mod blocked;
 mod body;
 mod checksums;
 mod context;
@@ -31,6 +32,7 @@ mod routes;
 mod run;
 mod service;
 mod sigv2;
+mod subject;
 mod unread;
 
 pub use access::gate::bucket_facts;

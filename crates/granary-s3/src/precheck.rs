@@ -227,10 +227,10 @@ pub(crate) fn in_own_words(answer: Response<Body>, trace: &Trace, uri: &Uri, is_
         (501, "Unknown") if has("Unknown operation") => {
             let is_bucket = !uri.path().trim_matches('/').is_empty() && !uri.path().trim_matches('/').contains('/');
             if is_post && is_bucket {
+                trace.set_condition(Some("Bucket POST must be of the enclosure-type multipart/form-data"));
                 S3Error::with_message(
                     S3ErrorCode::PreconditionFailed,
-                    "At least one of the pre-conditions you specified did not hold: Bucket POST must be of the \
-                     enclosure-type multipart/form-data",
+                    "At least one of the pre-conditions you specified did not hold",
                 )
             } else {
                 S3Error::new(S3ErrorCode::MethodNotAllowed)

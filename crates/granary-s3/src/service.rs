@@ -33,17 +33,19 @@ use crate::access_log::{AccessLog, Pending};
 use crate::ai::AiRoute;
 use crate::audit::{RequestAudit, error_of};
 use crate::auth::{Access, Auth, Domains, NoKeys};
+use crate::blocked::Blocking;
 use crate::context::{Peer, RequestObserver, Trace, operation_index};
 use crate::error::invalid_request;
 use crate::express;
 use crate::front::FrontDoor;
 use crate::guess::Claimed;
-use crate::lenient::Lenient;
+use crate::lenient::{self, Lenient};
 use crate::place::{FrontBody, Place};
 use crate::query::{self, Query};
 use crate::rechunk::Rechunk;
 use crate::routes::Routes;
 use crate::run::{RunId, RunRule};
+use crate::subject::Subject;
 use crate::unread::Unread;
 use crate::{checksums, convert, cors, documents, late, post, precheck, sigv2};
 
@@ -172,6 +174,11 @@ pub fn service(
                     epochs: Epochs::new(shards.clone()),
                     shards: shards.clone(),
                 }),
+                Box::new(Blocking {
+                    access: access(false),
+                    inner: Arc::clone(&proven),
+                    bytes_max: config.xml_bytes_max,
+                }),
                 Box::new(Lenient { access: access(false), inner: Arc::clone(&proven) }),
             ]));
         } else {
@@ -281,6 +288,7 @@ impl S3Service {
         let trace = Arc::new(Trace::new(is_chunk_signed, parts.extensions.get::<Peer>().copied()).of_run(run));
         let asked_to_send = parts.version <= http::Version::HTTP_11 && parts.headers.contains_key(EXPECT);
         let (is_head, is_post) = (parts.method == Method::HEAD, parts.method == Method::POST);
+        let subject = Arc::new(Subject::new(&parts, host_bucket.as_deref()));
         let uri = parts.uri.clone();
         let cors = self.cors(&parts);
         let announced_bytes =
@@ -338,6 +346,7 @@ impl S3Service {
                 None => work.await,
             };
         }
+        let is_odd = lenient::has_odd_etags(&parts);
         let is_flat = express::is_in_chunks(&parts);
         let sum = if is_flat { checksums::announced(&parts.headers) } else { Ok(None) };
         let (refused, sum) = match (refused, sum) {
@@ -345,9 +354,13 @@ impl S3Service {
             (refused, sum) => (refused, sum.unwrap_or_default()),
         };
         let (refused, resign) = match refused {
-            Ok(()) if is_flat || express::is_meant(&parts) => {
+            Ok(()) if is_flat || is_odd || express::is_meant(&parts) => {
                 match express::translate(&mut parts, &shared.query.iam, &shared.domains, is_flat) {
-                    Ok(resign) => (Ok(()), resign),
+                    Ok(resign) => {
+                        // Not among what is signed anew.
+                        lenient::straighten(&mut parts.headers);
+                        (Ok(()), resign)
+                    }
                     Err(error) => (Err(error), None),
                 }
             }
@@ -396,7 +409,7 @@ impl S3Service {
                 match body {
                     Ok(body) if late::is_candidate(&parts) => {
                         let request = Request::from_parts(parts, body);
-                        Ok(self.copy(request, &trace, uri.path(), place.audit.clone()).await)
+                        Ok(self.copy(request, &trace, &subject, place.audit.clone()).await)
                     }
                     Ok(body) => {
                         let call = shared.inner.call(Request::from_parts(parts, body));
@@ -428,7 +441,7 @@ impl S3Service {
         {
             back.drain().await;
         }
-        let mut answer = self.finish(answer, place, &trace, is_head, uri.path());
+        let mut answer = self.finish(answer, place, &trace, is_head, &subject);
         // Who asked whether it may send, and was refused, may have its next request on the way when hyper closes the connection,
         // whose body was never read: it is told.
         if asked_to_send && answer.status().as_u16() >= 300 {
@@ -552,7 +565,7 @@ impl S3Service {
         &self,
         request: Request<Body>,
         trace: &Arc<Trace>,
-        resource: &str,
+        subject: &Arc<Subject>,
         audit: Option<Arc<RequestAudit>>,
     ) -> Result<Response<Body>, s3s::HttpError> {
         let inner = self.shared.inner.clone();
@@ -564,22 +577,33 @@ impl S3Service {
                 None => call.await,
             }
         });
-        let (shared, traced, resource) = (Arc::clone(&self.shared), Arc::clone(trace), resource.to_owned());
+        let (service, traced, subject) = (self.clone(), Arc::clone(trace), Arc::clone(subject));
         let document = move |answer: Result<Response<Body>, s3s::HttpError>| {
             let answer = answer.unwrap_or_else(|error| {
                 traced.set_fault(StdError::from(error).to_string());
                 plain_error(S3Error::new(S3ErrorCode::InternalError))
             });
             if let Some(fault) = traced.take_fault() {
-                tracing::error!(request_id = %traced.id, op = traced.operation(), resource, "{fault}");
+                tracing::error!(request_id = %traced.id, op = traced.operation(), resource = subject.path(), "{fault}");
             }
             let body = answer.body().bytes().unwrap_or_default();
             match answer.status().as_u16() {
-                400.. => documents::whole_error(&body, &resource, &traced.id, &shared.config.host_id),
+                400.. => service.whole_error(&answer, &body, &traced, &subject),
                 _ => body.to_vec(),
             }
         };
         late::answer(call, Arc::clone(trace), self.shared.config.copy_silence, document).await
+    }
+
+    /// An error document, with all that S3 says in one.
+    fn whole_error(&self, answer: &Response<Body>, document: &[u8], trace: &Trace, subject: &Subject) -> Vec<u8> {
+        let code = documents::error_code(document);
+        let is_marker = answer.headers().contains_key("x-amz-delete-marker");
+        let has_bucket = |name: &str| BucketName::new(name).is_ok_and(|name| self.shared.store.bucket(&name).is_ok());
+        let mut details = subject.details(code, trace.condition(), is_marker, has_bucket);
+        let size = answer.headers().get(CONTENT_RANGE).and_then(|range| range.to_str().ok()?.strip_prefix("bytes */"));
+        details.extend(size.map(|size| ("ActualObjectSize", size.to_owned())));
+        documents::whole_error(document, details, subject.path(), &trace.id, &self.shared.config.host_id)
     }
 
     fn finish(
@@ -588,8 +612,15 @@ impl S3Service {
         mut place: Place,
         trace: &Trace,
         is_head: bool,
-        resource: &str,
+        subject: &Subject,
     ) -> Response<FrontBody> {
+        let resource = subject.path();
+        let whole = match answer.body().bytes() {
+            Some(document) if answer.status().as_u16() >= 400 => {
+                Some(self.whole_error(&answer, &document, trace, subject))
+            }
+            _ => None,
+        };
         let (mut parts, mut body) = answer.into_parts();
         place.is_answered = true;
         if parts.status.as_u16() >= 400
@@ -606,17 +637,20 @@ impl S3Service {
         if parts.status == StatusCode::OK && parts.headers.contains_key(CONTENT_RANGE) {
             parts.status = StatusCode::PARTIAL_CONTENT;
         }
+        if parts.status == StatusCode::OK && trace.operation() == "PutBucketTagging" {
+            parts.status = StatusCode::NO_CONTENT;
+        }
         if parts.status == StatusCode::NOT_MODIFIED || (is_head && parts.status.as_u16() >= 400) {
             body = Body::empty();
             parts.headers.remove(CONTENT_TYPE);
         } else if parts.status.as_u16() >= 400 {
-            if let Some(document) = body.bytes() {
-                let whole = documents::whole_error(&document, resource, &trace.id, &self.shared.config.host_id);
+            if let Some(whole) = whole {
                 body = Body::from(whole);
             }
         } else if let Some(document) = body.bytes()
             && let Some(document) = match trace.operation() {
                 "GetObjectAttributes" => documents::bare_etag(&document),
+                "GetBucketEncryption" => trace.blocked().and_then(|blocked| blocked.put_into(&document)),
                 "ListObjectVersions" => {
                     let merged = documents::interleave(&document, &trace.take_markers());
                     let escaped = documents::escape_controls(merged.as_deref().unwrap_or(&document));

@@ -215,7 +215,7 @@ pub struct CopyRequest {
     pub replace_tags: Option<Vec<(String, String)>>,
     /// Checksum algorithm asked for the copy.
     pub algorithm: Option<ChecksumAlgorithm>,
-    /// Retention, hold, owner, list and storage class of the copy come from the request, never from the source.
+    /// Retention, hold, owner, list, website redirect and storage class of the copy come from the request, never from the source.
     pub lock: Attributes,
     /// The copy's storage class, which is the request's or `STANDARD`, never the source's; and whether the request names
     /// it: enough of a change for a copy onto itself.

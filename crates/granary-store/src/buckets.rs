@@ -9,6 +9,7 @@ use crate::api::{
     CreateBucketRequest, ListPage, ListRequest, ListUploadsPage, ListUploadsRequest, ListVersionsPage,
     ListVersionsRequest, Result,
 };
+use crate::audit::keyed;
 use crate::error::StoreError;
 use crate::inner::{Inner, from_meta};
 
@@ -45,10 +46,36 @@ impl Inner {
 
     pub(crate) async fn delete_bucket(&self, name: &BucketName) -> Result<()> {
         let bucket = self.bucket_anywhere(name)?;
+        self.end_uploads(&bucket).await?;
         self.propose(Command::DeleteBucket { name: name.clone() }).await?;
         self.forget_bucket_keys(bucket.id);
         self.save_bucket_table();
         Ok(())
+    }
+
+    /// Aborts what is being uploaded into a bucket that holds nothing else: as on AWS, that alone keeps no bucket. (The log's
+    /// command refuses still where an upload began since.)
+    async fn end_uploads(&self, bucket: &BucketRecord) -> Result<()> {
+        let id = bucket.id;
+        let held = self.index()?.list_versions(id, "", None, None, None, 1).map_err(from_meta)?;
+        if !held.versions.is_empty() {
+            return Err(Refusal::BucketNotEmpty.into());
+        }
+        loop {
+            let page = self.index()?.list_uploads(id, "", None, None, None, LIST_KEYS_MAX).map_err(from_meta)?;
+            for upload in page.uploads {
+                let key = upload.key.clone();
+                let abort = self.propose(Command::AbortUpload { bucket: id, key: upload.key, upload: upload.id });
+                let code = |error: &StoreError| error.to_string();
+                match keyed("AbortMultipartUpload", key.as_str(), "", abort, code).await {
+                    Ok(_) | Err(StoreError::Refused(Refusal::NoSuchUpload)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            if page.next.is_none() {
+                return Ok(());
+            }
+        }
     }
 
     pub(crate) async fn change_bucket(&self, name: &BucketName, change: BucketChange) -> Result<()> {

@@ -53,9 +53,11 @@ pub(crate) fn check_read(
 pub(crate) fn check_copy_source(condition: &ReadCondition, etag: &str, created: Timestamp) -> Result<(), StoreError> {
     check_read(condition, etag, created, None).map_err(|error| match error {
         StoreError::NotModified { .. } if condition.if_none_match.is_some() => {
-            StoreError::Precondition("x-amz-copy-source-if-none-match")
+            StoreError::Precondition("x-amz-copy-source-If-None-Match")
         }
-        StoreError::NotModified { .. } => StoreError::Precondition("x-amz-copy-source-if-modified-since"),
+        StoreError::NotModified { .. } => StoreError::Precondition("x-amz-copy-source-If-Modified-Since"),
+        StoreError::Precondition("If-Match") => StoreError::Precondition("x-amz-copy-source-If-Match"),
+        StoreError::Precondition(_) => StoreError::Precondition("x-amz-copy-source-If-Unmodified-Since"),
         other => other,
     })
 }

@@ -359,7 +359,13 @@ impl Inner {
         let onto_itself = request.source.bucket == request.bucket
             && request.source.key == request.key
             && request.source.version.is_none();
-        if onto_itself && request.replace_attributes.is_none() && !request.sse_asked && !request.class_asked {
+        let redirect = request.lock.headers.website_redirect;
+        if onto_itself
+            && request.replace_attributes.is_none()
+            && !request.sse_asked
+            && !request.class_asked
+            && redirect.is_none()
+        {
             return Err(StoreError::CopyOntoItself);
         }
         let mut attributes = request.replace_attributes.unwrap_or_else(|| source.attributes.clone());
@@ -370,6 +376,7 @@ impl Inner {
         attributes.acl = request.lock.acl;
         attributes.sse = request.sse;
         attributes.headers.storage_class = request.storage_class;
+        attributes.headers.website_redirect = redirect;
         let algorithm = request.algorithm.or_else(|| source.checksum.as_ref().map(|checksum| checksum.algorithm));
         let body = self.read(&source_bucket, source, inline, range, &request.source.unlock).await?;
         let put = PutRequest {

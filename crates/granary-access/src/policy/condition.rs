@@ -214,6 +214,9 @@ impl Condition {
                 | Key::ResourceAccountAws,
                 Wanted::Text(patterns, _) | Wanted::Arn(patterns),
             ) => patterns.iter().all(|pattern| pattern.exact().is_some()),
+            (key, Wanted::Text(patterns, _) | Wanted::Arn(patterns)) if key.is_origin() => {
+                patterns.iter().all(|pattern| pattern.exact().is_some())
+            }
             // As AWS: a range wider than /8 (or /32 of IPv6) is the public.
             (Key::SourceIp, Wanted::Address(networks)) => {
                 networks.iter().all(|network| network.bits >= if network.address.is_ipv4() { 8 } else { 32 })

@@ -95,6 +95,63 @@ keys! {
     RoleSessionName = "sts:RoleSessionName",
 }
 
+/// Keys of AWS's that no request here has: what they ask about is not on this server. In lower case.
+/// <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_condition-keys.html>
+const ELSEWHERE: [&str; 38] = [
+    "aws:assumedroot",
+    "aws:calledvia",
+    "aws:calledviafirst",
+    "aws:calledvialast",
+    "aws:chatbotsourcearn",
+    "aws:ec2instancesourceprivateipv4",
+    "aws:ec2instancesourcevpc",
+    "aws:isprivatelinkrequest",
+    "aws:multifactorauthage",
+    "aws:principalisawsservice",
+    "aws:principalorgid",
+    "aws:principalorgpaths",
+    "aws:principalservicename",
+    "aws:principalservicenameslist",
+    "aws:resourceorgid",
+    "aws:resourceorgpaths",
+    "aws:sourceaccount",
+    "aws:sourcearn",
+    "aws:sourceidentity",
+    "aws:sourceorgid",
+    "aws:sourceorgpaths",
+    "aws:sourceowner",
+    "aws:sourcevpc",
+    "aws:sourcevpcarn",
+    "aws:sourcevpce",
+    "aws:tagkeys",
+    "aws:viaawsservice",
+    "aws:vpceaccount",
+    "aws:vpceorgid",
+    "aws:vpceorgpaths",
+    "aws:vpcsourceip",
+    "s3:accessgrantsinstancearn",
+    "s3:accesspointnetworkorigin",
+    "s3:dataaccesspointaccount",
+    "s3:dataaccesspointarn",
+    "s3:inventoryaccessibleoptionalfields",
+    "s3:objectcreationoperation",
+    "s3:x-amz-website-redirect-location",
+];
+/// Beginnings of such keys, before a tag's name.
+const ELSEWHERE_TAGS: [&str; 4] = ["aws:requesttag/", "aws:resourcetag/", "s3:accesspointtag/", "s3:buckettag/"];
+/// Those of them by which AWS calls a policy not public, where they are fixed.
+/// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/access-control-block-public-access.html#access-control-block-public-access-policy-status>
+const ORIGINS: [&str; 8] = [
+    "aws:principalorgid",
+    "aws:sourceaccount",
+    "aws:sourcearn",
+    "aws:sourceowner",
+    "aws:sourcevpc",
+    "aws:sourcevpce",
+    "s3:dataaccesspointaccount",
+    "s3:dataaccesspointarn",
+];
+
 impl Key {
     /// Reads a key's name; `None` where it cannot be one.
     #[must_use]
@@ -132,9 +189,19 @@ impl Key {
     /// statement silently void.
     pub(crate) fn is_known(&self) -> bool {
         match self {
-            Self::Other(name) => !name.starts_with("s3:") && !name.starts_with("aws:"),
+            Self::Other(name) => {
+                !name.starts_with("s3:") && !name.starts_with("aws:")
+                    || ELSEWHERE.contains(&name.as_str())
+                    || ELSEWHERE_TAGS.iter().any(|start| name.len() > start.len() && name.starts_with(start))
+            }
             _ => true,
         }
+    }
+
+    /// Whether it is one of AWS's keys that say where a request comes from, which a policy may fix to be not public, and which
+    /// no request here has.
+    pub(crate) fn is_origin(&self) -> bool {
+        matches!(self, Self::Other(name) if ORIGINS.contains(&name.as_str()))
     }
 }
 

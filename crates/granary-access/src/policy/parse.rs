@@ -272,11 +272,7 @@ fn resource(text: &str, kind: PolicyKind<'_>, variables: bool) -> Result<Pattern
             };
             let name = rest.split('/').next().unwrap_or_default();
             let of_bucket = Pattern::new(name, false).is_ok_and(|name| name.matches_plain(bucket, Case::Counts));
-            if of_bucket && !name.is_empty() && name != "*" {
-                Ok(pattern)
-            } else {
-                Err(invalid("is not of this bucket"))
-            }
+            if of_bucket && !name.is_empty() { Ok(pattern) } else { Err(invalid("is not of this bucket")) }
         }
     }
 }

@@ -148,6 +148,25 @@ impl Gate {
         }
     }
 
+    /// As AWS where lists count: whether a caller whom nothing lets read the object is told that it is not there, because
+    /// the caller may list the bucket. (An object that is not there has no list that could let anybody read it.)
+    ///
+    /// # Errors
+    /// The store's.
+    pub(crate) async fn tells_missing(
+        &self,
+        who: &Identity,
+        view: &mut View<'_>,
+        record: &Arc<BucketRecord>,
+        target: &Target<'_>,
+    ) -> Result<bool, Fail> {
+        let Some(key) = target.key else { return Ok(false) };
+        if !self.facts(record).ownership.has_acls() || !self.may_list(who, view, record) {
+            return Ok(false);
+        }
+        Ok(self.object(record, key, target.version, view).await?.is_none())
+    }
+
     /// Whether the caller may list a bucket: asked where a listing shows the bucket, and where a missing key is
     /// answered. Looks at no object, and conditions on headers do not hold.
     pub(crate) fn may_list(&self, who: &Identity, view: &mut View<'_>, record: &Arc<BucketRecord>) -> bool {

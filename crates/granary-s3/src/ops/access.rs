@@ -18,7 +18,7 @@ use s3s::{S3Error, S3ErrorCode, S3Request, S3Response};
 
 use crate::context::Cx;
 use crate::convert;
-use crate::error::{Fail, not_found};
+use crate::error::{Fail, invalid_request, not_found};
 use crate::front::{FrontDoor, Outcome};
 use crate::ops::grants::{self, ACL_DOCUMENT};
 
@@ -167,6 +167,11 @@ pub(crate) async fn put_public_access_block(
     let name = convert::bucket_name(&input.bucket)?;
     front.bucket(&name, input.expected_bucket_owner.as_deref())?;
     let asked = input.public_access_block_configuration;
+    let flags =
+        [asked.block_public_acls, asked.ignore_public_acls, asked.block_public_policy, asked.restrict_public_buckets];
+    if flags.iter().all(Option::is_none) {
+        return Err(invalid_request("Must specify at least one configuration.").into());
+    }
     let block = PublicAccessBlock {
         block_public_acls: asked.block_public_acls.unwrap_or(false),
         ignore_public_acls: asked.ignore_public_acls.unwrap_or(false),

@@ -29,6 +29,7 @@ use crate::ops::grants;
 const US_EAST_1: &str = "us-east-1";
 /// Buckets in one page, at most (S3's limit).
 const BUCKETS_PAGE_MAX: i32 = 10_000;
+const BUCKET_ARN: HeaderName = HeaderName::from_static("x-amz-bucket-arn");
 const LOCATION_NAME: HeaderName = HeaderName::from_static("x-amz-bucket-location-name");
 const LOCATION_TYPE: HeaderName = HeaderName::from_static("x-amz-bucket-location-type");
 const BUCKET_REGION: HeaderName = HeaderName::from_static("x-amz-bucket-region");
@@ -79,15 +80,55 @@ pub(crate) async fn list_buckets(
     }))
 }
 
+/// Whether a name looks like one of AWS's regions: `eu-west-1`, `us-gov-east-1`.
+fn is_aws_region(name: &str) -> bool {
+    let parts: Vec<&str> = name.split('-').collect();
+    let word = |part: &&str| part.len() >= 2 && part.bytes().all(|b| b.is_ascii_lowercase());
+    match &parts[..] {
+        [area, words @ .., number] if !words.is_empty() => {
+            (2..=3).contains(&area.len())
+                && word(area)
+                && words.iter().all(word)
+                && !number.is_empty()
+                && number.bytes().all(|b| b.is_ascii_digit())
+        }
+        _ => false,
+    }
+}
+
+/// Where any region is taken, the one that a request is signed for stands for AWS's endpoint there, which makes buckets in
+/// its own region only; `us-east-1` alone makes them anywhere, and nowhere by its own name.
+fn check_endpoint(front: &FrontDoor, signed: Option<&str>, asked: Option<&str>) -> Result<(), S3Error> {
+    let Some(signed) = signed.filter(|region| front.any_region && is_aws_region(region)) else { return Ok(()) };
+    if asked == Some(signed) && signed == US_EAST_1 {
+        return Err(invalid_location());
+    }
+    let is_nodes = &*front.region != US_EAST_1 && asked.unwrap_or(signed) == &*front.region;
+    if signed == US_EAST_1 || asked == Some(signed) || is_nodes {
+        return Ok(());
+    }
+    let message = format!(
+        "The {} location constraint is incompatible for the region specific endpoint this request was sent to.",
+        asked.unwrap_or("unspecified")
+    );
+    Err(S3Error::with_message(S3ErrorCode::IllegalLocationConstraintException, message))
+}
+
 /// The region a bucket is asked to be in.
-fn asked_region(front: &FrontDoor, input: &CreateBucketInput) -> Result<Option<String>, S3Error> {
-    let Some(configuration) = &input.create_bucket_configuration else { return Ok(None) };
-    if configuration.bucket.is_some() || configuration.location.is_some() {
+fn asked_region(front: &FrontDoor, input: &CreateBucketInput, signed: Option<&str>) -> Result<Option<String>, S3Error> {
+    let configuration = input.create_bucket_configuration.as_ref();
+    if let Some(configuration) = configuration
+        && (configuration.bucket.is_some() || configuration.location.is_some())
+    {
         return directory_bucket(input, configuration).map(|()| None);
     }
-    let region = configuration.location_constraint.as_ref().map(dto::BucketLocationConstraint::as_str);
+    let region = configuration.and_then(|configuration| configuration.location_constraint.as_ref());
+    let region = region.map(dto::BucketLocationConstraint::as_str).filter(|region| !region.is_empty());
+    if express::zone(&input.bucket).is_none() {
+        check_endpoint(front, signed, region)?;
+    }
     match region {
-        None | Some("") => Ok(None),
+        None => Ok(None),
         Some(region) if region == &*front.region || front.any_region => {
             let fine = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
             if region.len() <= 64 && region.bytes().all(fine) {
@@ -186,7 +227,7 @@ pub(crate) async fn create_bucket(
     cx: &Cx,
     request: S3Request<CreateBucketInput>,
 ) -> Outcome<CreateBucketOutput> {
-    let S3Request { input, headers, .. } = request;
+    let S3Request { input, headers, region: signed, .. } = request;
     let owner = cx.caller.owner.id.clone();
     let name = convert::bucket_name(&input.bucket)?;
     if let Ok(there) = front.store.bucket(&name)
@@ -197,7 +238,8 @@ pub(crate) async fn create_bucket(
         return Err(already_exists().into());
     }
     let documents = access_documents(front, &input, &headers, &owner)?;
-    let region = asked_region(front, &input)?.unwrap_or_else(|| front.region.to_string());
+    let region =
+        asked_region(front, &input, signed.as_ref().map(AsRef::as_ref))?.unwrap_or_else(|| front.region.to_string());
     let options = BucketOptions {
         object_lock: input.object_lock_enabled_for_bucket.unwrap_or(false),
         regions: pins(front, &input),
@@ -218,7 +260,16 @@ pub(crate) async fn create_bucket(
         }
         Err(error) => return Err(error.into()),
     }
-    Ok(S3Response::new(CreateBucketOutput { location: Some(format!("/{}", input.bucket)) }))
+    let output = CreateBucketOutput { location: Some(format!("/{}", input.bucket)) };
+    let mut headers = HeaderMap::new();
+    insert_arn(&mut headers, &input.bucket);
+    Ok(S3Response::with_headers(output, headers))
+}
+
+fn insert_arn(headers: &mut HeaderMap, bucket: &str) {
+    if let Ok(arn) = HeaderValue::try_from(format!("arn:aws:s3:::{bucket}")) {
+        headers.insert(BUCKET_ARN, arn);
+    }
 }
 
 pub(crate) async fn head_bucket(
@@ -229,6 +280,9 @@ pub(crate) async fn head_bucket(
     let input = request.input;
     let bucket = front.bucket(&convert::bucket_name(&input.bucket)?, input.expected_bucket_owner.as_deref())?;
     let mut headers = HeaderMap::new();
+    // As AWS has it, though there is no document.
+    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/xml"));
+    insert_arn(&mut headers, &input.bucket);
     if let Ok(region) = HeaderValue::from_str(&bucket.region) {
         headers.insert(BUCKET_REGION, region);
     }

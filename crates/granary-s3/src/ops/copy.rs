@@ -142,6 +142,7 @@ pub(crate) async fn copy_object(
     let mut lock = attributes::lock_of_request(&headers)?;
     (lock.owner, lock.acl) = (asked.owner.clone(), asked.acl.clone());
     lock.headers.storage_class.clone_from(&asked.headers.storage_class);
+    lock.headers.website_redirect.clone_from(&asked.headers.website_redirect);
     let (to_bucket, to_key) = (bucket.clone(), convert::object_key(input.key.clone())?);
     let directive = input.metadata_directive.as_ref().map(dto::MetadataDirective::as_str);
     let tagging_directive = input.tagging_directive.as_ref().map(dto::TaggingDirective::as_str);

@@ -8,6 +8,7 @@ use s3s::dto::{
 use s3s::xml::{Deserialize, Serialize};
 use s3s::{S3Request, S3Response};
 
+use crate::blocked::{self, Blocked};
 use crate::context::Cx;
 use crate::convert;
 use crate::error::{Fail, invalid_argument, not_implemented};
@@ -19,10 +20,11 @@ pub(crate) const DOCUMENT: &str = "encryption";
 /// Characters of a key's id or ARN, at most.
 const KEY_ID_CHARS_MAX: usize = 2048;
 
-/// The configuration as it is kept.
-pub(crate) fn parse(document: &[u8]) -> Option<ServerSideEncryptionConfiguration> {
-    let mut xml = s3s::xml::Deserializer::new(document);
-    ServerSideEncryptionConfiguration::deserialize(&mut xml).ok()
+/// The configuration as it is kept, and what it blocks.
+pub(crate) fn parse(document: &[u8]) -> Option<(ServerSideEncryptionConfiguration, Option<Blocked>)> {
+    let (document, blocked) = blocked::taken_out(std::str::from_utf8(document).ok()?).ok()?;
+    let mut xml = s3s::xml::Deserializer::new(document.as_bytes());
+    Some((ServerSideEncryptionConfiguration::deserialize(&mut xml).ok()?, blocked))
 }
 
 fn unreadable(bucket: &BucketRecord) -> Fail {
@@ -58,13 +60,23 @@ fn check(configuration: &ServerSideEncryptionConfiguration) -> Result<(), Fail> 
 
 pub(crate) async fn get_bucket_encryption(
     front: &FrontDoor,
-    _cx: &Cx,
+    cx: &Cx,
     request: S3Request<GetBucketEncryptionInput>,
 ) -> Outcome<GetBucketEncryptionOutput> {
     let input = request.input;
     let bucket = front.bucket(&convert::bucket_name(&input.bucket)?, input.expected_bucket_owner.as_deref())?;
     let configuration = match bucket.documents.get(DOCUMENT) {
-        Some(document) => parse(document).ok_or_else(|| unreadable(&bucket))?,
+        Some(document) => {
+            let (mut configuration, blocked) = parse(document).ok_or_else(|| unreadable(&bucket))?;
+            // s3s has no place for it: it is written into the answer's document.
+            if let Some(blocked) = blocked {
+                cx.trace.set_blocked(blocked);
+            }
+            for rule in &mut configuration.rules {
+                rule.bucket_key_enabled.get_or_insert(false);
+            }
+            configuration
+        }
         None => aes256(),
     };
     Ok(S3Response::new(GetBucketEncryptionOutput { server_side_encryption_configuration: Some(configuration) }))
@@ -97,6 +109,9 @@ pub(crate) async fn put_bucket_encryption(
     configuration
         .serialize(&mut s3s::xml::Serializer::new(&mut document))
         .map_err(|error| Fail::Store(granary_store::StoreError::Internal(error.to_string())))?;
+    if let Some(blocked) = request.extensions.get::<Blocked>() {
+        document = blocked.put_into(&document).ok_or_else(|| malformed_xml("The configuration has no Rule"))?;
+    }
     set(front, &name, DOCUMENT, Some(document)).await?;
     Ok(S3Response::new(PutBucketEncryptionOutput::default()))
 }

@@ -196,7 +196,8 @@ fn malformed() -> S3Error {
 fn asked_default(
     configuration: Option<dto::ObjectLockConfiguration>,
 ) -> Result<(Option<(RetentionMode, u64)>, String), S3Error> {
-    let configuration = configuration.ok_or_else(malformed)?;
+    let configuration = configuration
+        .ok_or_else(|| S3Error::with_message(S3ErrorCode::MissingRequestBodyError, "Request Body is empty"))?;
     let enabled = configuration.object_lock_enabled.as_ref().map(dto::ObjectLockEnabled::as_str);
     if enabled != Some(dto::ObjectLockEnabled::ENABLED) {
         return Err(malformed());

@@ -53,7 +53,9 @@ pub(crate) async fn put_bucket_logging(
             if enabled.target_grants.is_some_and(|grants| !grants.is_empty()) {
                 return Err(grants::not_supported().into());
             }
-            let target = convert::bucket_name(&enabled.target_bucket)?;
+            // A name that no bucket can have is a bucket that is not there.
+            let target = convert::bucket_name(&enabled.target_bucket)
+                .map_err(|_| invalid_target("The target bucket for logging does not exist"))?;
             let there = match front.store.bucket(&target) {
                 Ok(there) => there,
                 Err(StoreError::NoSuchBucket) => {

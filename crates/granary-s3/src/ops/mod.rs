@@ -18,6 +18,7 @@ pub(crate) mod logging;
 pub(crate) mod multipart;
 pub(crate) mod notification;
 pub(crate) mod read;
+pub(crate) mod restore;
 pub(crate) mod session;
 pub(crate) mod settings;
 pub(crate) mod sse;

@@ -55,7 +55,17 @@ fn filters(filter: Option<dto::NotificationConfigurationFilter>) -> Result<[Opti
     Ok(found)
 }
 
+/// `arn:partition:service:region:account:resource`, as far as S3 looks at it before it looks for the target.
+fn is_arn(text: &str) -> bool {
+    let parts: Vec<&str> = text.splitn(6, ':').collect();
+    let word = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    matches!(&parts[..], ["arn", partition, service, _, _, resource] if word(partition) && word(service) && !resource.is_empty())
+}
+
 fn rule(given: Given, targets: &HashSet<String>) -> Result<NotificationRule, S3Error> {
+    if !is_arn(&given.target) {
+        return Err(invalid_argument("The ARN is not well formed"));
+    }
     if !targets.contains(&given.target) {
         return Err(S3Error::with_message(
             S3ErrorCode::InvalidArgument,

@@ -61,6 +61,10 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>
     }
 }
 
+fn default(bucket: &BucketRecord) -> Result<Option<BucketDefault>, S3Error> {
+    bucket.documents.get(encryption::DOCUMENT).map(|document| BucketDefault::of(document)).transpose()
+}
+
 /// What the headers of a write, or else the bucket's configuration, ask for.
 ///
 /// # Errors
@@ -75,11 +79,17 @@ pub(crate) fn of_write(front: &FrontDoor, bucket: &BucketRecord, headers: &Heade
         }
         let key = customer_key(front, headers, &OWN)?;
         let Some(key) = key else { return Err(no_algorithm()) };
+        if default(bucket)?.is_some_and(|default| default.blocks_customers) {
+            return Err(S3Error::with_message(
+                S3ErrorCode::AccessDenied,
+                "Access Denied because the bucket blocks SSE-C: its BlockedEncryptionTypes name it",
+            ));
+        }
         let sse = Sse::Customer { key_md5: key.md5().to_owned() };
         return Ok(Asked { sse, key: Some(key), is_named: true });
     }
     let bucket_key = bucket_key(headers)?;
-    let default = bucket.documents.get(encryption::DOCUMENT).map(|document| BucketDefault::of(document)).transpose()?;
+    let default = default(bucket)?;
     let sse = match method {
         Some("aws:kms") => Sse::Kms {
             key_id: text(headers, &KMS_KEY)?.unwrap_or_default().to_owned(),
@@ -99,7 +109,7 @@ pub(crate) fn of_write(front: &FrontDoor, bucket: &BucketRecord, headers: &Heade
         Some(AES256) => Sse::S3,
         Some(_) => return Err(invalid_argument("The encryption method specified is not supported")),
         None => match &default {
-            Some(BucketDefault { kms_key: Some(key), bucket_key: enabled }) => {
+            Some(BucketDefault { kms_key: Some(key), bucket_key: enabled, .. }) => {
                 Sse::Kms { key_id: key.clone(), context: None, bucket_key_enabled: bucket_key.unwrap_or(*enabled) }
             }
             _ => Sse::S3,
@@ -207,6 +217,8 @@ struct BucketDefault {
     /// The named key (empty: the one of those who name none), if it is SSE-KMS.
     kms_key: Option<String>,
     bucket_key: bool,
+    /// New objects under customers' keys are refused.
+    blocks_customers: bool,
 }
 
 impl BucketDefault {
@@ -216,15 +228,19 @@ impl BucketDefault {
         let unreadable = || {
             S3Error::with_message(S3ErrorCode::InternalError, "The bucket's encryption configuration cannot be read.")
         };
-        let configuration = encryption::parse(document).ok_or_else(unreadable)?;
+        let (configuration, blocked) = encryption::parse(document).ok_or_else(unreadable)?;
+        let blocks_customers = blocked.is_some_and(|blocked| blocked.0);
         let rule = configuration.rules.into_iter().next().ok_or_else(unreadable)?;
         let bucket_key = rule.bucket_key_enabled.unwrap_or(false);
         let Some(default) = rule.apply_server_side_encryption_by_default else {
-            return Ok(Self { kms_key: None, bucket_key });
+            return Ok(Self { kms_key: None, bucket_key, blocks_customers });
         };
         match default.sse_algorithm.as_str() {
-            AES256 => Ok(Self { kms_key: None, bucket_key }),
-            "aws:kms" => Ok(Self { kms_key: Some(default.kms_master_key_id.unwrap_or_default()), bucket_key }),
+            AES256 => Ok(Self { kms_key: None, bucket_key, blocks_customers }),
+            "aws:kms" => {
+                let kms_key = Some(default.kms_master_key_id.unwrap_or_default());
+                Ok(Self { kms_key, bucket_key, blocks_customers })
+            }
             _ => Err(unreadable()),
         }
     }

@@ -93,7 +93,8 @@ pub(crate) async fn put_bucket_tagging(
     let input = request.input;
     let bucket = front.named(&input.bucket, input.expected_bucket_owner.as_deref())?;
     let tags = convert::tags_from_set(input.tagging.tag_set, BUCKET_TAGS_MAX)?;
-    let value = Some(convert::tags_to_form(&tags));
+    // A set of none is no set.
+    let value = (!tags.is_empty()).then(|| convert::tags_to_form(&tags));
     front.store.change_bucket(&bucket, BucketChange::Document { name: DOCUMENT.to_owned(), value }).await?;
     Ok(S3Response::new(PutBucketTaggingOutput::default()))
 }

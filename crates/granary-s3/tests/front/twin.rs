@@ -367,7 +367,7 @@ impl ObjectStore for Twin {
         Box::pin(async move {
             let mut buckets = self.buckets.lock();
             let bucket = buckets.get(name).ok_or(StoreError::NoSuchBucket)?;
-            if !bucket.keys.is_empty() || !bucket.uploads.is_empty() {
+            if !bucket.keys.is_empty() {
                 return Err(Refusal::BucketNotEmpty.into());
             }
             buckets.remove(name);
