@@ -30,6 +30,7 @@ demo: release ## Build, start, and run a training pipeline through a kill -9
 	@$(call with_python,tests/requirements.txt) && PYTHON="$$GRANARY_PYTHON" GRANARY_BIN="$(RELEASE_BIN)" tests/demo/run.sh
 
 test: bootstrap ## All tests: Rust, doctests, end to end with real S3 clients
+	@scripts/client-packages core
 	@$(call with_python,tests/requirements.txt) && "$$GRANARY_PYTHON" scripts/test.py
 
 test-clients: build ## The client tests with the heavier clients too (torch, TensorFlow, Lance, AWS's Rust SDK and so on): 10 GB

@@ -326,8 +326,9 @@ def test_sealed_segments_verify_offline_and_tampering_is_named(server, s3):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_pyarrow_reads_the_trail_over_s3(server, s3):
-    import pyarrow.dataset as ds
+@pytest.fixture
+def sealed(server):
+    """The trail as files over S3: pyarrow's filesystem, and the segments in it."""
     from pyarrow import fs
 
     server.cli("audit", "seal")
@@ -336,6 +337,44 @@ def test_pyarrow_reads_the_trail_over_s3(server, s3):
         region="us-east-1",
     )  # fmt: skip
     files = [f.path for f in access.get_file_info(fs.FileSelector(AUDIT, recursive=True)) if f.path.endswith(".parquet")]
+    return access, files
+
+
+def test_pandas_reads_the_trail_over_s3(sealed):
+    import pandas
+
+    access, files = sealed
+    frame = pandas.concat(pandas.read_parquet(file, filesystem=access) for file in files)
+    starts = frame[frame.eventName == "StartNode"]
+    assert len(starts) > 0 and str(frame.eventTime.dtype) == "datetime64[us, UTC]"
+
+
+def test_duckdb_reads_the_trail_over_s3(sealed):
+    """By DuckDB's own Parquet reader. Its `httpfs` is downloaded at run time from its makers, so fsspec carries the bytes here."""
+    import duckdb
+    from fsspec.implementations.arrow import ArrowFSWrapper
+
+    class OverS3(ArrowFSWrapper):
+        protocol = "trail"
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:  # that of the class above takes the bucket for a host
+            return path.removeprefix("trail://")
+
+    access, files = sealed
+    with duckdb.connect() as database:
+        database.register_filesystem(OverS3(access))
+        names = [f"trail://{file}" for file in files]
+        counts = dict(database.execute("select eventName, count(*) from read_parquet(?) group by all", [names]).fetchall())
+        assert counts["StartNode"] > 0
+        first, last = database.execute("select min(sequence), max(sequence) from read_parquet(?)", [names]).fetchone()
+        assert (first, last - first + 1) == (1, sum(counts.values())), "a chain without a gap"
+
+
+def test_pyarrow_reads_the_trail_over_s3(sealed):
+    import pyarrow.dataset as ds
+
+    access, files = sealed
     table = ds.dataset(files, filesystem=access, format="parquet").to_table(columns=["sequence", "eventName", "eventTime"])
     assert table.num_rows > 0 and "StartNode" in table["eventName"].to_pylist()
     assert str(table.schema.field("eventTime").type) == "timestamp[us, tz=UTC]"

@@ -314,10 +314,13 @@ mod tests {
         let kms = "<ApplyServerSideEncryptionByDefault><SSEAlgorithm>aws:kms</SSEAlgorithm><KMSMasterKeyID>k1\
                    </KMSMasterKeyID></ApplyServerSideEncryptionByDefault><BucketKeyEnabled>true</BucketKeyEnabled>";
         let of = |inner: &str| BucketDefault::of(document(inner).as_bytes());
-        assert_eq!(of(kms).unwrap(), BucketDefault { kms_key: Some("k1".to_owned()), bucket_key: true });
+        assert_eq!(
+            of(kms).unwrap(),
+            BucketDefault { kms_key: Some("k1".to_owned()), bucket_key: true, blocks_customers: false }
+        );
         let aes = "<ApplyServerSideEncryptionByDefault><SSEAlgorithm>AES256</SSEAlgorithm>\
                    </ApplyServerSideEncryptionByDefault>";
-        assert_eq!(of(aes).unwrap(), BucketDefault { kms_key: None, bucket_key: false });
+        assert_eq!(of(aes).unwrap(), BucketDefault { kms_key: None, bucket_key: false, blocks_customers: false });
         assert!(of(&aes.replace("AES256", "ROT13")).is_err(), "an unknown one is not taken for none");
         assert!(BucketDefault::of(b"rubbish").is_err());
     }
