@@ -139,7 +139,10 @@ mod tests {
         note(&refused, &Event::Connected);
         note(&refused, &Event::ServerError(ServerError::SlowConsumer(7)));
         assert_eq!(*refused.lock(), None);
-        note(&refused, &Event::ServerError(ServerError::Other("Permissions Violation for Publish to \"a\"".to_owned())));
+        note(
+            &refused,
+            &Event::ServerError(ServerError::Other("Permissions Violation for Publish to \"a\"".to_owned())),
+        );
         assert!(refused.lock().as_ref().is_some_and(|why| why.contains("Permissions Violation")));
     }
 
