@@ -56,13 +56,13 @@ impl Nats {
         if let Some(connection) = kept.as_ref().filter(|connection| connection.refused.lock().is_none()) {
             return Ok(Arc::clone(connection));
         }
-        let refused = Arc::default();
+        let refused: Arc<Held<Option<String>>> = Arc::default();
         let heard = Arc::clone(&refused);
         let mut options = ConnectOptions::new()
             .name("granary")
             .require_tls(self.target.url.scheme_str() == Some("tls"))
             .event_callback(move |event| {
-                note(&heard, event);
+                note(&heard, &event);
                 std::future::ready(())
             });
         if let Some(secret) = &self.secret {
@@ -114,7 +114,7 @@ impl Nats {
 }
 
 /// Keeps what the server refuses.
-fn note(refused: &Held<Option<String>>, event: Event) {
+fn note(refused: &Held<Option<String>>, event: &Event) {
     if let Event::ServerError(error @ (ServerError::AuthorizationViolation | ServerError::Other(_))) = event {
         *refused.lock() = Some(error.to_string());
     }
@@ -136,10 +136,13 @@ mod tests {
     #[test]
     fn refusals_are_kept() {
         let refused = Held::new(None);
-        note(&refused, Event::Connected);
-        note(&refused, Event::ServerError(ServerError::SlowConsumer(7)));
+        note(&refused, &Event::Connected);
+        note(&refused, &Event::ServerError(ServerError::SlowConsumer(7)));
         assert_eq!(*refused.lock(), None);
-        note(&refused, Event::ServerError(ServerError::Other("Permissions Violation for Publish to \"a\"".to_owned())));
+        note(
+            &refused,
+            &Event::ServerError(ServerError::Other("Permissions Violation for Publish to \"a\"".to_owned())),
+        );
         assert!(refused.lock().as_ref().is_some_and(|why| why.contains("Permissions Violation")));
     }
 
