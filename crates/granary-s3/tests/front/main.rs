@@ -14,3 +14,4 @@ mod payloads;
 mod sign;
 mod signatures;
 mod twin;
+mod twin_open;

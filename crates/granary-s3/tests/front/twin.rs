@@ -29,6 +29,7 @@ use md5::{Digest, Md5};
 use parking_lot::Mutex;
 
 use crate::harness::roll;
+use crate::twin_open::Opened;
 
 /// Bytes of one frame of a read.
 const FRAME_BYTES: usize = 10_000;
@@ -311,22 +312,6 @@ fn check_retention(retention: Option<Retention>, hold: bool, now: Timestamp, byp
     }
 }
 
-struct Opened {
-    info: ObjectInfo,
-    bytes: Bytes,
-}
-
-impl ObjectReader for Opened {
-    fn info(&self) -> &ObjectInfo {
-        &self.info
-    }
-
-    fn read(&self, start: u64, end: u64) -> BoxFuture<'_, Result<BodyOut>> {
-        let bytes = self.bytes.slice(usize::try_from(start).unwrap()..usize::try_from(end).unwrap());
-        Box::pin(std::future::ready(Ok(futures::stream::iter([Ok(bytes)]).boxed())))
-    }
-}
-
 impl ObjectStore for Twin {
     fn create_bucket(&self, request: CreateBucketRequest) -> BoxFuture<'_, Result<()>> {
         let created = self.now();
@@ -434,7 +419,7 @@ impl ObjectStore for Twin {
 
     fn open(&self, request: GetRequest) -> BoxFuture<'_, Result<Arc<dyn ObjectReader>>> {
         let found = self.with(&request.bucket, |bucket| bucket.info(&request));
-        Box::pin(async move { found.map(|(info, bytes)| Arc::new(Opened { info, bytes }) as Arc<dyn ObjectReader>) })
+        Box::pin(async move { found.map(|(info, bytes)| Arc::new(Opened::new(info, bytes)) as Arc<dyn ObjectReader>) })
     }
 
     fn head(&self, request: GetRequest) -> BoxFuture<'_, Result<ObjectInfo>> {
