@@ -14,4 +14,3 @@ mod payloads;
 mod sign;
 mod signatures;
 mod twin;
-mod twin_open;

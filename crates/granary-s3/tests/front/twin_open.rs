@@ -1,5 +1,7 @@
 //! What the twin's `open` gives: bytes in memory.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
@@ -12,8 +14,8 @@ pub struct Opened {
 }
 
 impl Opened {
-    pub const fn new(info: ObjectInfo, bytes: Bytes) -> Self {
-        Self { info, bytes }
+    pub fn shared((info, bytes): (ObjectInfo, Bytes)) -> Arc<dyn ObjectReader> {
+        Arc::new(Self { info, bytes })
     }
 }
 
