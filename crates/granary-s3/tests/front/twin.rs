@@ -11,8 +11,8 @@ use futures::future::BoxFuture;
 use futures::stream::StreamExt;
 use granary_meta::command::{BucketChange, Condition, EtagMatch, Refusal, VersionChange};
 use granary_meta::records::{
-    Attributes, BucketRecord, EtagMode, ObjectRecord, PartPlace, PartRecord, Parts, Retention, RetentionMode,
-    UploadRecord, VersionBody, VersionRecord, Versioning,
+    Attributes, BucketRecord, EtagMode, ObjectRecord, PartPlace, PartRecord, Parts, Retention, UploadRecord,
+    VersionBody, VersionRecord, Versioning,
 };
 use granary_store::StoreError;
 use granary_store::api::{
@@ -32,6 +32,7 @@ use crate::harness::roll;
 
 #[path = "twin_open.rs"]
 mod twin_open;
+use twin_open::check_retention;
 
 /// Bytes of one frame of a read.
 const FRAME_BYTES: usize = 10_000;
@@ -300,18 +301,6 @@ impl Twin {
 
 fn object(bytes: &Bytes, etag: String, checksum: Option<Checksum>, attributes: Attributes) -> ObjectRecord {
     ObjectRecord { size_bytes: bytes.len() as u64, etag, checksum, parts: Parts::Empty, attributes }
-}
-
-fn check_retention(retention: Option<Retention>, hold: bool, now: Timestamp, bypass: bool) -> Result<()> {
-    if hold {
-        return Err(Refusal::Locked("legal hold").into());
-    }
-    match retention {
-        Some(r) if r.until > now && (r.mode == RetentionMode::Compliance || !bypass) => {
-            Err(Refusal::Locked("retention").into())
-        }
-        _ => Ok(()),
-    }
 }
 
 impl ObjectStore for Twin {
