@@ -257,7 +257,7 @@ mod tests {
         let (default, document) = asked_default(configuration("COMPLIANCE", None, Some(2))).unwrap();
         assert_eq!((default, &*document), (Some((RetentionMode::Compliance, 730 * 86_400)), "COMPLIANCE years 2"));
         for (asked, wanted) in [
-            (None, "MalformedXML"),
+            (None, "MissingRequestBodyError"),
             (Some(dto::ObjectLockConfiguration::default()), "MalformedXML"),
             (configuration("governance", Some(1), None), "MalformedXML"),
             (configuration("GOVERNANCE", None, None), "MalformedXML"),
