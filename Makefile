@@ -12,7 +12,7 @@ RELEASE_BIN := $(CARGO_TARGET_DIR)/release/granary
 with_python = GRANARY_PYTHON="$$(scripts/venv $(1))" && export GRANARY_PYTHON && export PATH="$$(dirname "$$GRANARY_PYTHON"):$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap build demo test test-clients verify fix bench bench-ai bench-peers soak docker release config
+.PHONY: help bootstrap build optimised demo test test-clients verify fix bench bench-ai bench-peers soak docker release config
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -23,10 +23,13 @@ bootstrap: ## Install what is missing to build (needs root only if something is)
 build: bootstrap ## Build the binary quickly, as the tests use it
 	cargo build --locked --workspace --bins
 
-release: bootstrap ## Build the optimised binary
+optimised: bootstrap ## Build the optimised binary as the demo and the benches use it
 	cargo build --release --locked --workspace --bins
 
-demo: release ## Build, start, and run a training pipeline through a kill -9
+release: bootstrap ## Build the optimised binary with all that it can have (S3 Select), as it is handed out
+	cargo build --release --locked --workspace --bins --features granary/select
+
+demo: optimised ## Build, start, and run a training pipeline through a kill -9
 	@$(call with_python,tests/requirements.txt) && PYTHON="$$GRANARY_PYTHON" GRANARY_BIN="$(RELEASE_BIN)" tests/demo/run.sh
 
 test: bootstrap ## All tests: Rust, doctests, end to end with real S3 clients
@@ -52,16 +55,16 @@ fix: ## Format, apply clippy's fixes, write generated files
 	cargo fmt --all
 	cargo run -q -p xtask -- config compat --write
 
-bench: release ## Measure this server; JSON beside the table
+bench: optimised ## Measure this server; JSON beside the table
 	@$(call with_python,tests/requirements.txt) && GRANARY_BIN="$(RELEASE_BIN)" benches/run
 
-bench-ai: release ## Measure batches, members and epochs against reads one by one
+bench-ai: optimised ## Measure batches, members and epochs against reads one by one
 	@$(call with_python,tests/requirements.txt) && GRANARY_BIN="$(RELEASE_BIN)" "$$GRANARY_PYTHON" benches/ai_reads.py
 
-bench-peers: release ## Measure this server against Garage in the same run
+bench-peers: optimised ## Measure this server against Garage in the same run
 	@$(call with_python,tests/requirements.txt) && GRANARY_BIN="$(RELEASE_BIN)" benches/peers
 
-soak: release ## The long ones: ignored Rust tests, and hundreds of kill -9s under load
+soak: optimised ## The long ones: ignored Rust tests, and hundreds of kill -9s under load
 	@$(call with_python,tests/requirements.txt) && GRANARY_BIN="$(RELEASE_BIN)" "$$GRANARY_PYTHON" scripts/test.py --soak
 
 docker: release ## Build the image from scratch (no registry), as granary:dev

@@ -21,6 +21,16 @@ OPERATIONS = [
     ("get_object", {"Key": "k"}),
     ("head_object", {"Key": "k"}),
     ("get_object_attributes", {"Key": "k", "ObjectAttributes": ["ETag"]}),
+    (
+        "select_object_content",
+        {
+            "Key": "k",
+            "Expression": "SELECT * FROM S3Object",
+            "ExpressionType": "SQL",
+            "InputSerialization": {"CSV": {}},
+            "OutputSerialization": {"CSV": {}},
+        },
+    ),
     ("delete_object", {"Key": "k"}),
     ("delete_objects", {"Delete": {"Objects": [{"Key": "k"}]}}),
     ("list_objects", {}),

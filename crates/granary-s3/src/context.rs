@@ -153,6 +153,7 @@ const OPERATIONS: &[&str] = &[
     "CreateSession",
     "ListDirectoryBuckets",
     "RestoreObject",
+    "SelectObjectContent",
 ];
 
 /// The number of an operation, for [`Trace::set_operation`].

@@ -430,3 +430,9 @@ pub(crate) fn invalid_request(message: impl Into<Cow<'static, str>>) -> S3Error 
 pub(crate) fn not_implemented(message: impl Into<Cow<'static, str>>) -> S3Error {
     S3Error::with_message(S3ErrorCode::NotImplemented, message)
 }
+
+/// 503 `SlowDown`.
+#[cfg(feature = "select")]
+pub(crate) fn busy(message: impl Into<Cow<'static, str>>) -> S3Error {
+    Answer::busy(message).into()
+}

@@ -23,7 +23,7 @@ use crate::context::Cx;
 use crate::error::Fail;
 use crate::ops::{
     access, acl, bucket, copy, cors, delete, encryption, lifecycle, list, lock, logging, multipart, notification, read,
-    restore, session, settings, tagging, write,
+    restore, select, session, settings, tagging, write,
 };
 use crate::service::FrontConfig;
 
@@ -37,6 +37,10 @@ pub struct FrontDoor {
     pub(crate) allow_customer_keys: bool,
     pub(crate) gate: Arc<Gate>,
     pub(crate) notify_targets: Arc<HashSet<String>>,
+    #[cfg(feature = "select")]
+    pub(crate) selects: Arc<tokio::sync::Semaphore>,
+    #[cfg(feature = "select")]
+    pub(crate) select_limits: granary_select::Limits,
 }
 
 /// What an operation ends with.
@@ -52,6 +56,10 @@ impl FrontDoor {
             allow_customer_keys: config.allow_customer_keys,
             gate,
             notify_targets: Arc::new(config.notify_targets.iter().cloned().collect()),
+            #[cfg(feature = "select")]
+            selects: Arc::new(tokio::sync::Semaphore::new(config.select.queries_max)),
+            #[cfg(feature = "select")]
+            select_limits: config.select.limits,
         }
     }
 
@@ -154,6 +162,7 @@ operations! {
     get_object: read, GetObjectInput => GetObjectOutput;
     head_object: read, HeadObjectInput => HeadObjectOutput;
     get_object_attributes: read, GetObjectAttributesInput => GetObjectAttributesOutput;
+    select_object_content: select, SelectObjectContentInput => SelectObjectContentOutput;
     delete_object: delete, DeleteObjectInput => DeleteObjectOutput;
     delete_objects: delete, DeleteObjectsInput => DeleteObjectsOutput;
 

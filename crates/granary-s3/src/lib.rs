@@ -39,6 +39,8 @@ pub use access::gate::bucket_facts;
 pub use access_log::AccessLog;
 pub use context::{Ended, Peer, RequestObserver};
 pub use front::FrontDoor;
+pub use granary_select::Limits as SelectLimits;
+pub use ops::select::SelectConfig;
 pub use place::FrontBody;
 pub use run::{RUN_BYTES_MAX, RunRule};
 pub use service::{ConfigError, FromBody, FrontConfig, LOG_DIRECTIVE, S3Service, service};

@@ -40,6 +40,7 @@ use crate::express;
 use crate::front::FrontDoor;
 use crate::guess::Claimed;
 use crate::lenient::{self, Lenient};
+use crate::ops::select::SelectConfig;
 use crate::place::{FrontBody, Place};
 use crate::query::{self, Query};
 use crate::rechunk::Rechunk;
@@ -82,6 +83,8 @@ pub struct FrontConfig {
     pub run_rules: Vec<RunRule>,
     /// ARNs that bucket notifications may name.
     pub notify_targets: Vec<String>,
+    /// What queries (SelectObjectContent) may take.
+    pub select: SelectConfig,
 }
 
 impl Default for FrontConfig {
@@ -102,6 +105,7 @@ impl Default for FrontConfig {
             audit: None,
             run_rules: Vec::new(),
             notify_targets: Vec::new(),
+            select: SelectConfig::default(),
         }
     }
 }

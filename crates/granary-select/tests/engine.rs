@@ -20,8 +20,8 @@ use datafusion::parquet::file::properties::WriterProperties;
 use futures::{StreamExt as _, stream};
 
 use granary_select::{
-    Code, Compression, Counts, CsvInput, CsvOutput, Error, Event, Header, Input, JsonKind, Limits, Object, Output, QuoteFields,
-    Reading, Scan, Select, run,
+    Code, Compression, Counts, CsvInput, CsvOutput, Error, Event, Header, Input, JsonKind, Limits, Object, Output,
+    QuoteFields, Reading, Scan, Select, run,
 };
 
 /// An object in memory, in frames of a few bytes, that counts what is read of it.
@@ -146,7 +146,10 @@ async fn csv_columns_by_name_and_by_place() {
     assert_eq!(code(csv("SELECT s.\"NAME\" FROM S3Object s", Header::Use), PEOPLE).await, Code::MissingHeaders);
     assert_eq!(code(csv("SELECT name FROM S3Object", Header::Ignore), PEOPLE).await, Code::MissingHeaders);
     assert_eq!(code(csv("SELECT t.name FROM S3Object s", Header::Use), PEOPLE).await, Code::InvalidTableAlias);
-    assert_eq!(code(csv("SELECT A FROM S3Object", Header::Use), "a,B,b\n1,2,3\n".replace("a,", "x,")).await, Code::MissingHeaders);
+    assert_eq!(
+        code(csv("SELECT A FROM S3Object", Header::Use), "a,B,b\n1,2,3\n".replace("a,", "x,")).await,
+        Code::MissingHeaders
+    );
     assert_eq!(code(csv("SELECT bB FROM S3Object", Header::Use), "BB,bb\n2,3\n").await, Code::AmbiguousFieldName);
 }
 
@@ -157,10 +160,16 @@ async fn csv_values_are_texts_until_cast_and_numbers_beside_numbers() {
     assert_eq!(ask(csv("SELECT _1 FROM S3Object WHERE _1 > '10'", Header::None), numbers).await, "9\nx\n");
     assert_eq!(ask(csv("SELECT _1 FROM S3Object WHERE _1 <> 9", Header::None), numbers).await, "10\n-1.5\nx\n");
     assert_eq!(ask(csv("SELECT _1 FROM S3Object WHERE _1 IN (9, 10)", Header::None), numbers).await, "9\n10\n");
-    assert_eq!(ask(csv("SELECT _1 FROM S3Object WHERE _1 NOT IN ('9', 'x')", Header::None), numbers).await, "10\n-1.5\n");
+    assert_eq!(
+        ask(csv("SELECT _1 FROM S3Object WHERE _1 NOT IN ('9', 'x')", Header::None), numbers).await,
+        "10\n-1.5\n"
+    );
     assert_eq!(ask(csv("SELECT _1 FROM S3Object WHERE _1 BETWEEN -2 AND 9", Header::None), numbers).await, "9\n-1.5\n");
     assert_eq!(code(csv("SELECT CAST(_1 AS INT) FROM S3Object", Header::None), numbers).await, Code::CastFailed);
-    assert_eq!(code(csv("SELECT _1 FROM S3Object WHERE CAST(_1 AS FLOAT) > 1", Header::None), numbers).await, Code::CastFailed);
+    assert_eq!(
+        code(csv("SELECT _1 FROM S3Object WHERE CAST(_1 AS FLOAT) > 1", Header::None), numbers).await,
+        Code::CastFailed
+    );
     // A condition that stands before a cast guards it.
     let guarded = "SELECT CAST(_1 AS INT) FROM S3Object WHERE _1 <> 'x' AND CAST(_1 AS FLOAT) > 1";
     assert_eq!(ask(csv(guarded, Header::None), numbers).await, "9\n10\n");
@@ -176,12 +185,27 @@ async fn aggregates() {
     assert_eq!(ask(csv("SELECT COUNT(*) FROM S3Object WHERE a > 1", Header::Use), numbers).await, "2\n");
     assert_eq!(ask(csv("SELECT COUNT(*), MAX(a) FROM S3Object", Header::Use), "a\n").await, "0,\n");
     let big = format!("{0}\n{0}\n{0}\n", i64::MAX);
-    assert_eq!(ask(csv("SELECT SUM(CAST(_1 AS INT)) FROM S3Object", Header::None), big.clone()).await, "27670116110564327421\n");
+    assert_eq!(
+        ask(csv("SELECT SUM(CAST(_1 AS INT)) FROM S3Object", Header::None), big.clone()).await,
+        "27670116110564327421\n"
+    );
     assert_eq!(code(csv("SELECT CAST(_1 AS INT) + 1 FROM S3Object", Header::None), big).await, Code::IntegerOverflow);
-    assert_eq!(code(csv("SELECT a, COUNT(*) FROM S3Object", Header::Use), numbers).await, Code::UnsupportedSqlStructure);
-    assert_eq!(code(csv("SELECT SUM(COUNT(*)) FROM S3Object", Header::Use), numbers).await, Code::UnsupportedSqlStructure);
-    assert_eq!(code(csv("SELECT COUNT(a, b) FROM S3Object", Header::Use), numbers).await, Code::ParseNonUnaryAgregateFunctionCall);
-    assert_eq!(code(csv("SELECT a FROM S3Object WHERE COUNT(*) > 1", Header::Use), numbers).await, Code::UnsupportedSqlStructure);
+    assert_eq!(
+        code(csv("SELECT a, COUNT(*) FROM S3Object", Header::Use), numbers).await,
+        Code::UnsupportedSqlStructure
+    );
+    assert_eq!(
+        code(csv("SELECT SUM(COUNT(*)) FROM S3Object", Header::Use), numbers).await,
+        Code::UnsupportedSqlStructure
+    );
+    assert_eq!(
+        code(csv("SELECT COUNT(a, b) FROM S3Object", Header::Use), numbers).await,
+        Code::ParseNonUnaryAgregateFunctionCall
+    );
+    assert_eq!(
+        code(csv("SELECT a FROM S3Object WHERE COUNT(*) > 1", Header::Use), numbers).await,
+        Code::UnsupportedSqlStructure
+    );
     assert_eq!(code(csv("SELECT SUM(b) FROM S3Object", Header::Use), numbers).await, Code::CastFailed);
 }
 
@@ -225,7 +249,10 @@ async fn functions() {
         }
         assert_eq!(ask(select, "r\n").await, format!("{expected}\n"), "{expression}");
     }
-    assert_eq!(ask(csv("SELECT DATE_ADD(month, 1, `2024-01-31`) FROM S3Object", Header::None), "r\n").await, "2024-02-29T00:00:00Z\n");
+    assert_eq!(
+        ask(csv("SELECT DATE_ADD(month, 1, `2024-01-31`) FROM S3Object", Header::None), "r\n").await,
+        "2024-02-29T00:00:00Z\n"
+    );
     for (expression, expected) in [
         ("FOO(_1)", Code::UnsupportedFunction),
         ("RANDOM()", Code::UnsupportedFunction),
@@ -266,14 +293,32 @@ async fn json_lines() {
     assert_eq!(ask(lines("SELECT s.id FROM S3Object s WHERE s.id = 2"), EVENTS).await, "{\"id\":\"2\"}\n");
     assert_eq!(ask(lines("SELECT s.id FROM S3Object s WHERE s.score IS NULL"), EVENTS).await, "{\"id\":\"2\"}\n");
     assert_eq!(ask(lines("SELECT s.id FROM S3Object s WHERE s.ok IS MISSING"), EVENTS).await, "{\"id\":3}\n");
-    assert_eq!(ask(lines("SELECT s.id FROM S3Object s WHERE s.score IS NOT MISSING AND s.ok"), EVENTS).await, "{\"id\":1}\n");
+    assert_eq!(
+        ask(lines("SELECT s.id FROM S3Object s WHERE s.score IS NOT MISSING AND s.ok"), EVENTS).await,
+        "{\"id\":1}\n"
+    );
     assert_eq!(ask(lines("SELECT s.\"id\" FROM S3Object s LIMIT 3"), EVENTS).await, "{\"id\":1}\n{\"id\":\"2\"}\n{}\n");
-    assert_eq!(ask(lines("SELECT COUNT(*) n, SUM(s.score) total, COUNT(s.score) FROM S3Object s"), EVENTS).await, "{\"n\":3,\"total\":14.5,\"_3\":2}\n");
-    assert_eq!(ask(lines("SELECT * FROM S3Object s WHERE s.score = 12"), EVENTS).await, "{\"ID\": 3, \"user\": null, \"score\": 12}\n");
-    assert_eq!(ask(lines("SELECT COALESCE(s.ok, 'none') AS ok, SIZE(s.user.tags) FROM S3Object s"), EVENTS).await,
-        "{\"ok\":true,\"_2\":2}\n{\"ok\":false,\"_2\":null}\n{\"ok\":\"none\",\"_2\":null}\n".replace(",\"_2\":null", ",\"_2\":null"));
-    let to_csv = Select { output: Output::Csv(CsvOutput { quote_fields: QuoteFields::Always, ..CsvOutput::default() }), ..lines("SELECT s.user, s.score FROM S3Object s WHERE s.id < 3") };
-    assert_eq!(ask(to_csv, EVENTS).await, "\"{\"\"name\"\": \"\"Ann\"\", \"\"tags\"\": [\"\"a\"\", \"\"b\"\"]}\",\"2.50\"\n\"{\"\"name\"\": \"\"Bo\\\"\"b\"\"}\",\"\"\n");
+    assert_eq!(
+        ask(lines("SELECT COUNT(*) n, SUM(s.score) total, COUNT(s.score) FROM S3Object s"), EVENTS).await,
+        "{\"n\":3,\"total\":14.5,\"_3\":2}\n"
+    );
+    assert_eq!(
+        ask(lines("SELECT * FROM S3Object s WHERE s.score = 12"), EVENTS).await,
+        "{\"ID\": 3, \"user\": null, \"score\": 12}\n"
+    );
+    assert_eq!(
+        ask(lines("SELECT COALESCE(s.ok, 'none') AS ok, SIZE(s.user.tags) FROM S3Object s"), EVENTS).await,
+        "{\"ok\":true,\"_2\":2}\n{\"ok\":false,\"_2\":null}\n{\"ok\":\"none\",\"_2\":null}\n"
+            .replace(",\"_2\":null", ",\"_2\":null")
+    );
+    let to_csv = Select {
+        output: Output::Csv(CsvOutput { quote_fields: QuoteFields::Always, ..CsvOutput::default() }),
+        ..lines("SELECT s.user, s.score FROM S3Object s WHERE s.id < 3")
+    };
+    assert_eq!(
+        ask(to_csv, EVENTS).await,
+        "\"{\"\"name\"\": \"\"Ann\"\", \"\"tags\"\": [\"\"a\"\", \"\"b\"\"]}\",\"2.50\"\n\"{\"\"name\"\": \"\"Bo\\\"\"b\"\"}\",\"\"\n"
+    );
     for bad in ["{\"a\": 1", "{\"a\": 1}}", "nonsense\n", "{\"a\" 1}\n", "{\"a\": \u{1}}"] {
         for expression in ["SELECT s.a FROM S3Object s", "SELECT COUNT(*) FROM S3Object", "SELECT * FROM S3Object"] {
             assert_eq!(code(lines(expression), bad).await, Code::JSONParsingError, "{expression} of {bad}");
@@ -287,21 +332,37 @@ async fn json_documents_and_paths() {
     let rules = "{\n \"Rules\": [\n  {\"id\": \"1\"},\n  {\"expr\": \"y > x\"},\n  {\"id\": \"2\", \"expr\": \"z = DEBUG\"}\n ]\n}\n{\"created\": \"June 27\"}";
     let document = |expression: &str| json(expression, JsonKind::Document);
     // The two examples of the documentation of FROM.
-    assert_eq!(ask(document("SELECT id FROM S3Object[*].Rules[*].id"), rules).await, "{\"id\":\"1\"}\n{}\n{\"id\":\"2\"}\n{}\n");
+    assert_eq!(
+        ask(document("SELECT id FROM S3Object[*].Rules[*].id"), rules).await,
+        "{\"id\":\"1\"}\n{}\n{\"id\":\"2\"}\n{}\n"
+    );
     assert_eq!(
         ask(document("SELECT * FROM S3Object[*].Rules[*] r WHERE r.id IS NOT MISSING"), rules).await,
         "{\"id\": \"1\"}\n{\"id\": \"2\", \"expr\": \"z = DEBUG\"}\n"
     );
-    assert_eq!(ask(document("SELECT s.Rules[0] AS first FROM S3Object[*] s LIMIT 1"), rules).await, "{\"first\":{\"id\": \"1\"}}\n");
-    assert_eq!(ask(document("SELECT s.Rules FROM S3Object[*] s LIMIT 1"), rules).await,
-        "{\"Rules\":[{\"id\":\"1\"},{\"expr\":\"y > x\"},{\"id\":\"2\",\"expr\":\"z = DEBUG\"}]}\n");
+    assert_eq!(
+        ask(document("SELECT s.Rules[0] AS first FROM S3Object[*] s LIMIT 1"), rules).await,
+        "{\"first\":{\"id\": \"1\"}}\n"
+    );
+    assert_eq!(
+        ask(document("SELECT s.Rules FROM S3Object[*] s LIMIT 1"), rules).await,
+        "{\"Rules\":[{\"id\":\"1\"},{\"expr\":\"y > x\"},{\"id\":\"2\",\"expr\":\"z = DEBUG\"}]}\n"
+    );
     assert_eq!(ask(document("SELECT COUNT(*) AS n FROM S3Object[*][*]"), "[1, [2, 3], {}]").await, "{\"n\":3}\n");
-    assert_eq!(ask(document("SELECT * FROM S3Object[*][*]"), "[1, [2, 3], {\"a\": 4}]").await, "{\"_1\":1}\n{\"_1\":[2, 3]}\n{\"a\": 4}\n");
+    assert_eq!(
+        ask(document("SELECT * FROM S3Object[*][*]"), "[1, [2, 3], {\"a\": 4}]").await,
+        "{\"_1\":1}\n{\"_1\":[2, 3]}\n{\"a\": 4}\n"
+    );
     let many: String = format!("[{}]", (0..20_000).map(|n| format!("{{\"n\": {n}}}")).collect::<Vec<_>>().join(","));
-    assert_eq!(ask(document("SELECT SUM(s.n) AS t, MAX(s.n) FROM S3Object[*][*] s"), many).await, "{\"t\":199990000,\"_2\":19999}\n");
+    assert_eq!(
+        ask(document("SELECT SUM(s.n) AS t, MAX(s.n) FROM S3Object[*][*] s"), many).await,
+        "{\"t\":199990000,\"_2\":19999}\n"
+    );
     let tight = Limits { memory_bytes: 1 << 20, ..LIMITS };
     let long = format!("[\"{}\"]", "x".repeat(2 << 20));
-    let error = answer_of(document("SELECT COUNT(*) FROM S3Object[*][*]"), Memory::new(long, 1 << 16), tight).await.expect_err("too long");
+    let error = answer_of(document("SELECT COUNT(*) FROM S3Object[*][*]"), Memory::new(long, 1 << 16), tight)
+        .await
+        .expect_err("too long");
     assert_eq!(error.code, Code::OverMaxRecordSize);
 }
 
@@ -314,12 +375,16 @@ async fn compressed_input_is_read_and_checked() {
     let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
     bzip2.write_all(text.as_bytes()).expect("memory");
     let bzip2 = bzip2.finish().expect("memory");
-    let ask_for = |compression| Select { compression, ..csv("SELECT COUNT(*), SUM(CAST(_1 AS INT)) FROM S3Object", Header::None) };
+    let ask_for = |compression| Select {
+        compression,
+        ..csv("SELECT COUNT(*), SUM(CAST(_1 AS INT)) FROM S3Object", Header::None)
+    };
     for (compression, packed) in [(Compression::Gzip, gzip), (Compression::Bzip2, bzip2)] {
         assert_eq!(ask(ask_for(compression), packed.clone()).await, "50000,1249975000\n");
         // Members one after another are one text.
         assert_eq!(ask(ask_for(compression), [packed.clone(), packed.clone()].concat()).await, "100000,2499950000\n");
-        let (_, counts) = answer_of(ask_for(compression), Memory::new(packed.clone(), 1000), LIMITS).await.expect("an answer");
+        let (_, counts) =
+            answer_of(ask_for(compression), Memory::new(packed.clone(), 1000), LIMITS).await.expect("an answer");
         assert_eq!((counts.scanned_bytes, counts.processed_bytes), (packed.len() as u64, text.len() as u64));
         assert_eq!(code(ask_for(compression), packed[..packed.len() - 20].to_vec()).await, Code::TruncatedInput);
         assert_eq!(code(ask_for(compression), text.clone()).await, Code::InvalidCompressionFormat);
@@ -350,24 +415,43 @@ async fn scan_ranges_share_the_records_out() {
             assert_eq!(parts, whole, "{} in steps of {step}", select.expression);
         }
     }
-    let last = Select { scan: Some(Scan { start: None, end: Some(4) }), ..csv("SELECT _1 FROM S3Object", Header::None) };
+    let last =
+        Select { scan: Some(Scan { start: None, end: Some(4) }), ..csv("SELECT _1 FROM S3Object", Header::None) };
     assert_eq!(ask(last, "a\nb\nc\nd\n").await, "c\nd\n");
 }
 
 fn table(rows: i64) -> Vec<u8> {
     let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows));
-    let small: ArrayRef = Arc::new((0..rows).map(|n| (n % 3 > 0).then_some(i32::try_from(n % 100).expect("small"))).collect::<Int32Array>());
-    let names: ArrayRef = Arc::new(StringArray::from_iter_values((0..rows).map(|n| format!("name {n} {}", "x".repeat(200)))));
-    let prices: ArrayRef = Arc::new(Decimal128Array::from_iter_values((0..rows).map(|n| i128::from(n) * 25)).with_precision_and_scale(12, 2).expect("fits"));
+    let small: ArrayRef = Arc::new(
+        (0..rows).map(|n| (n % 3 > 0).then_some(i32::try_from(n % 100).expect("small"))).collect::<Int32Array>(),
+    );
+    let names: ArrayRef =
+        Arc::new(StringArray::from_iter_values((0..rows).map(|n| format!("name {n} {}", "x".repeat(200)))));
+    let prices: ArrayRef = Arc::new(
+        Decimal128Array::from_iter_values((0..rows).map(|n| i128::from(n) * 25))
+            .with_precision_and_scale(12, 2)
+            .expect("fits"),
+    );
     let ratios: ArrayRef = Arc::new(Float64Array::from_iter_values((0..rows).map(|n| n as f64 / 4.0)));
     let times: ArrayRef = Arc::new(TimestampMillisecondArray::from_iter_values((0..rows).map(|n| n * 86_400_000)));
     let inner: ArrayRef = Arc::new(StringArray::from_iter_values((0..rows).map(|n| format!("in {n}"))));
-    let nested: ArrayRef = Arc::new(StructArray::from(vec![(Arc::new(Field::new("Deep", DataType::Utf8, true)), inner)]));
+    let nested: ArrayRef =
+        Arc::new(StructArray::from(vec![(Arc::new(Field::new("Deep", DataType::Utf8, true)), inner)]));
     let batch = RecordBatch::try_from_iter([
-        ("id", ids), ("small", small), ("name", names), ("price", prices), ("ratio", ratios), ("at", times), ("box", nested),
+        ("id", ids),
+        ("small", small),
+        ("name", names),
+        ("price", prices),
+        ("ratio", ratios),
+        ("at", times),
+        ("box", nested),
     ])
     .expect("a batch");
-    let properties = WriterProperties::builder().set_max_row_group_row_count(Some(1000)).set_compression(Codec::SNAPPY).set_dictionary_enabled(false).build();
+    let properties = WriterProperties::builder()
+        .set_max_row_group_row_count(Some(1000))
+        .set_compression(Codec::SNAPPY)
+        .set_dictionary_enabled(false)
+        .build();
     let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).expect("a writer");
     writer.write(&batch).expect("written");
     writer.into_inner().expect("closed")
@@ -381,19 +465,38 @@ async fn parquet_columns_have_their_types() {
         "{\"ID\":2497,\"small\":97,\"price\":624.25,\"ratio\":624.25,\"at\":\"1976-11-02T00:00:00Z\",\"deep\":\"in 2497\"}\n\
          {\"ID\":2498,\"small\":98,\"price\":624.5,\"ratio\":624.5,\"at\":\"1976-11-03T00:00:00Z\",\"deep\":\"in 2498\"}\n"
     );
-    assert_eq!(ask(parquet("SELECT COUNT(*), COUNT(small), SUM(price), AVG(ratio), MIN(\"at\"), MAX(id) FROM S3Object"), file.clone()).await,
-        "{\"_1\":2500,\"_2\":1666,\"_3\":780937.5,\"_4\":312.375,\"_5\":\"1970-01-01T00:00:00Z\",\"_6\":2499}\n");
-    assert_eq!(ask(parquet("SELECT id FROM S3Object WHERE \"at\" = TO_TIMESTAMP('1970-01-03')"), file.clone()).await, "{\"id\":2}\n");
-    assert_eq!(ask(parquet("SELECT id FROM S3Object WHERE name LIKE 'name 24__ %' AND price = 600.25"), file.clone()).await, "{\"id\":2401}\n");
+    assert_eq!(
+        ask(
+            parquet("SELECT COUNT(*), COUNT(small), SUM(price), AVG(ratio), MIN(\"at\"), MAX(id) FROM S3Object"),
+            file.clone()
+        )
+        .await,
+        "{\"_1\":2500,\"_2\":1666,\"_3\":780937.5,\"_4\":312.375,\"_5\":\"1970-01-01T00:00:00Z\",\"_6\":2499}\n"
+    );
+    assert_eq!(
+        ask(parquet("SELECT id FROM S3Object WHERE \"at\" = TO_TIMESTAMP('1970-01-03')"), file.clone()).await,
+        "{\"id\":2}\n"
+    );
+    assert_eq!(
+        ask(parquet("SELECT id FROM S3Object WHERE name LIKE 'name 24__ %' AND price = 600.25"), file.clone()).await,
+        "{\"id\":2401}\n"
+    );
     assert_eq!(ask(parquet("SELECT _1 FROM S3Object WHERE id = '7'"), file.clone()).await, "{\"_1\":7}\n");
     let star = ask(parquet("SELECT * FROM S3Object LIMIT 1"), file.clone()).await;
-    assert!(star.starts_with("{\"id\":0,\"small\":null,\"name\":\"name 0 x") && star.ends_with("\"box\":{\"Deep\":\"in 0\"}}\n"), "{star}");
+    assert!(
+        star.starts_with("{\"id\":0,\"small\":null,\"name\":\"name 0 x")
+            && star.ends_with("\"box\":{\"Deep\":\"in 0\"}}\n"),
+        "{star}"
+    );
     assert_eq!(code(parquet("SELECT nothing FROM S3Object"), file.clone()).await, Code::MissingHeaders);
     assert_eq!(code(parquet("SELECT s.id.x FROM S3Object s"), file.clone()).await, Code::InvalidKeyPath);
     assert_eq!(code(parquet("SELECT id FROM S3Object[*].a"), file.clone()).await, Code::InvalidKeyPath);
     assert_eq!(code(parquet("SELECT id FROM S3Object"), &b"not parquet at all"[..]).await, Code::ParquetParsingError);
     assert_eq!(code(parquet("SELECT id FROM S3Object"), Bytes::new()).await, Code::ParquetParsingError);
-    assert_eq!(code(parquet("SELECT id FROM S3Object"), file[..file.len() - 9].to_vec()).await, Code::ParquetParsingError);
+    assert_eq!(
+        code(parquet("SELECT id FROM S3Object"), file[..file.len() - 9].to_vec()).await,
+        Code::ParquetParsingError
+    );
 }
 
 #[tokio::test]
@@ -417,7 +520,9 @@ async fn of_parquet_only_what_is_needed_is_read() {
     let error = answer_of(parquet("SELECT name FROM S3Object"), Memory::new(table(5000), 1 << 20), tight).await;
     assert!(error.is_ok(), "compressed well, a row group is small: {error:?}");
     let tight = Limits { memory_bytes: 5_000, ..LIMITS };
-    let error = answer_of(parquet("SELECT id FROM S3Object"), Memory::new(table(5000), 1 << 20), tight).await.expect_err("too large");
+    let error = answer_of(parquet("SELECT id FROM S3Object"), Memory::new(table(5000), 1 << 20), tight)
+        .await
+        .expect_err("too large");
     assert_eq!(error.code, Code::OverMaxParquetBlockSize);
 }
 
@@ -441,7 +546,10 @@ async fn long_records_and_long_queries_are_refused() {
         let select = Select { input, ..csv("SELECT _1 FROM S3Object", Header::None) };
         assert_eq!(code(select, long.clone()).await, Code::OverMaxRecordSize);
     }
-    assert_eq!(code(json("SELECT s.a FROM S3Object s", JsonKind::Lines), format!("{{\"a\": \"{long}")).await, Code::OverMaxRecordSize);
+    assert_eq!(
+        code(json("SELECT s.a FROM S3Object s", JsonKind::Lines), format!("{{\"a\": \"{long}")).await,
+        Code::OverMaxRecordSize
+    );
     let twice = csv("SELECT _1, _1 FROM S3Object", Header::None);
     assert_eq!(code(twice, "x".repeat(600_000)).await, Code::OverMaxRecordSize);
     let or = |count: usize| format!("SELECT _1 FROM S3Object WHERE _1 = 'b'{}", " OR _1 = 'c'".repeat(count));
@@ -465,7 +573,10 @@ async fn time_is_bounded_and_silence_is_broken() {
         }
     }
     let limits = Limits { time: Duration::from_secs(10), ..LIMITS };
-    for (progress, expected) in [(false, Event::Cont), (true, Event::Progress(Counts { scanned_bytes: 2, processed_bytes: 2, returned_bytes: 0 }))] {
+    for (progress, expected) in [
+        (false, Event::Cont),
+        (true, Event::Progress(Counts { scanned_bytes: 2, processed_bytes: 2, returned_bytes: 0 })),
+    ] {
         let select = Select { progress, ..csv("SELECT _1 FROM S3Object", Header::None) };
         let mut events = run(select, Arc::new(Stuck), limits).await.expect("begins");
         for _ in 0..3 {
@@ -490,7 +601,10 @@ async fn time_is_bounded_and_silence_is_broken() {
 #[tokio::test]
 async fn a_limit_ends_the_reading_and_big_answers_come_in_pieces() {
     let text: String = (0..200_000).map(|n| format!("{n},{}\n", "y".repeat(40))).collect();
-    let (out, counts) = answer_of(csv("SELECT _1 FROM S3Object LIMIT 2", Header::None), Memory::new(text.clone(), 1 << 16), LIMITS).await.expect("an answer");
+    let (out, counts) =
+        answer_of(csv("SELECT _1 FROM S3Object LIMIT 2", Header::None), Memory::new(text.clone(), 1 << 16), LIMITS)
+            .await
+            .expect("an answer");
     assert_eq!(out, "0\n1\n");
     assert!(counts.scanned_bytes < 2 << 20, "{counts:?}");
     let progress = Select { progress: true, ..csv("SELECT * FROM S3Object", Header::None) };

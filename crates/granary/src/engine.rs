@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use granary_access::Iam;
-use granary_s3::{ConfigError, FrontConfig, RequestObserver, RunRule, S3Service};
+use granary_s3::{ConfigError, FrontConfig, RequestObserver, RunRule, S3Service, SelectConfig, SelectLimits};
 use granary_store::node::{IoChoice, Node, NodeOptions};
 use granary_store::{AuditOptions, ObjectStore, StoreOptions};
 
@@ -83,6 +83,13 @@ pub(crate) fn front_door(
         audit: Some(node.audit_log()),
         run_rules: settings.s3.run_rules.iter().filter_map(|rule| RunRule::parse(rule)).collect(),
         notify_targets: settings.notify_targets().arns(&settings.node.region),
+        select: SelectConfig {
+            queries_max: settings.select.queries_max as usize,
+            limits: SelectLimits {
+                memory_bytes: usize::try_from(settings.select.memory_bytes).unwrap_or(usize::MAX),
+                time: Duration::from_millis(settings.select.time_ms),
+            },
+        },
         ..FrontConfig::default()
     };
     granary_s3::service(store, iam, config, Some(observer))

@@ -84,8 +84,9 @@ pub(crate) fn of(operation: &str, view: &View<'_>) -> When {
         "ListDirectoryBuckets" => ("s3express:ListAllMyDirectoryBuckets", On::Service),
         "WriteGetObjectResponse" => ("s3-object-lambda:WriteGetObjectResponse", On::Service),
 
-        "GetObject" | "HeadObject" => (either("s3:GetObjectVersion", "s3:GetObject"), On::Object),
-        "SelectObjectContent" => ("s3:GetObject", On::Object),
+        "GetObject" | "HeadObject" | "SelectObjectContent" => {
+            (either("s3:GetObjectVersion", "s3:GetObject"), On::Object)
+        }
         "GetObjectTorrent" => ("s3:GetObjectTorrent", On::Object),
         "GetObjectAcl" => (either("s3:GetObjectVersionAcl", "s3:GetObjectAcl"), On::Object),
         "GetObjectAttributes" => {

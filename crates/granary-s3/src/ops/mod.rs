@@ -19,6 +19,7 @@ pub(crate) mod multipart;
 pub(crate) mod notification;
 pub(crate) mod read;
 pub(crate) mod restore;
+pub(crate) mod select;
 pub(crate) mod session;
 pub(crate) mod settings;
 pub(crate) mod sse;

@@ -7,8 +7,8 @@ use datafusion::functions_aggregate::expr_fn::{avg, count, max, min, sum};
 use datafusion::logical_expr::{Case, Expr, Operator, cast, ident, lit, try_cast};
 use datafusion::scalar::ScalarValue;
 use sqlparser::ast::{
-    CastKind, DataType as SqlType, DuplicateTreatment, ExactNumberInfo, Expr as Ast, Function, FunctionArg, FunctionArgExpr,
-    FunctionArguments, TrimWhereField, Value,
+    CastKind, DataType as SqlType, DuplicateTreatment, ExactNumberInfo, Expr as Ast, Function, FunctionArg,
+    FunctionArgExpr, FunctionArguments, TrimWhereField, Value,
 };
 
 use super::functions::{self, Misfit, timestamp};
@@ -71,7 +71,10 @@ impl Lowering<'_> {
         match typed.class() {
             Class::Time => Ok(typed.expr),
             Class::Text | Class::Json => Ok(functions::cast_time(as_text(typed, role)?, self.misfit)),
-            _ => Err(Error::new(Code::IncorrectSqlFunctionArgumentType, format!("{role} takes a timestamp: use TO_TIMESTAMP."))),
+            _ => Err(Error::new(
+                Code::IncorrectSqlFunctionArgumentType,
+                format!("{role} takes a timestamp: use TO_TIMESTAMP."),
+            )),
         }
     }
 
@@ -84,7 +87,9 @@ impl Lowering<'_> {
         if typed.class() == Class::Other {
             return Err(Error::new(Code::InvalidCast, format!("A value of type {} cannot be cast.", typed.data_type)));
         }
-        let no_cast = |what: &str| Err(Error::new(Code::InvalidCast, format!("A value of type {} cannot be cast to {what}.", typed.data_type)));
+        let no_cast = |what: &str| {
+            Err(Error::new(Code::InvalidCast, format!("A value of type {} cannot be cast to {what}.", typed.data_type)))
+        };
         let is_time = typed.class() == Class::Time;
         match wanted {
             SqlType::Int(_) | SqlType::Integer(_) | SqlType::BigInt(_) | SqlType::SmallInt(_) | SqlType::TinyInt(_) => {
@@ -111,7 +116,11 @@ impl Lowering<'_> {
                 }
                 self.cast_decimal(typed, info)
             }
-            SqlType::String(_) | SqlType::Varchar(_) | SqlType::Char(_) | SqlType::Text | SqlType::CharacterVarying(_) => {
+            SqlType::String(_)
+            | SqlType::Varchar(_)
+            | SqlType::Char(_)
+            | SqlType::Text
+            | SqlType::CharacterVarying(_) => {
                 let (expr, data_type) = typed.plain(role)?;
                 Ok(Typed::new(string(expr, data_type), DataType::Utf8))
             }
@@ -133,9 +142,12 @@ impl Lowering<'_> {
             ExactNumberInfo::PrecisionAndScale(precision, scale) => (precision, scale),
         };
         let data_type = match (u8::try_from(precision), i8::try_from(scale)) {
-            (Ok(precision @ 1..=38), Ok(scale @ 0..)) if scale.unsigned_abs() <= precision => DataType::Decimal128(precision, scale),
+            (Ok(precision @ 1..=38), Ok(scale @ 0..)) if scale.unsigned_abs() <= precision => {
+                DataType::Decimal128(precision, scale)
+            }
             _ => {
-                let message = format!("DECIMAL({precision}, {scale}) is not possible: at most 38 digits, the scale within them.");
+                let message =
+                    format!("DECIMAL({precision}, {scale}) is not possible: at most 38 digits, the scale within them.");
                 return Err(Error::new(Code::InvalidCast, message));
             }
         };
@@ -179,7 +191,10 @@ impl Lowering<'_> {
             }
         }
         if has_star && name != "COUNT" {
-            return Err(Error::new(Code::ParseUnsupportedCallWithStar, format!("{name}(*) is not possible: only COUNT takes `*`.")));
+            return Err(Error::new(
+                Code::ParseUnsupportedCallWithStar,
+                format!("{name}(*) is not possible: only COUNT takes `*`."),
+            ));
         }
         match name.as_str() {
             "COUNT" | "SUM" | "AVG" | "MIN" | "MAX" => self.aggregate(&name, &args, has_star),
@@ -218,7 +233,10 @@ impl Lowering<'_> {
                 let [list] = arity(&name, args)?;
                 let list = self.expr(list)?;
                 if list.class() != Class::Json {
-                    return Err(Error::new(Code::IncorrectSqlFunctionArgumentType, "SIZE takes a list of a JSON record."));
+                    return Err(Error::new(
+                        Code::IncorrectSqlFunctionArgumentType,
+                        "SIZE takes a list of a JSON record.",
+                    ));
                 }
                 Ok(Typed::new(functions::size(list.expr), DataType::Int64))
             }
@@ -237,7 +255,9 @@ impl Lowering<'_> {
             "TO_STRING" => {
                 let [at, pattern] = arity(&name, args)?;
                 let at = self.time(at, "TO_STRING")?;
-                let Some(pattern) = text_of(pattern) else { return Err(bad_argument("TO_STRING's pattern must be a text in single quotes.")) };
+                let Some(pattern) = text_of(pattern) else {
+                    return Err(bad_argument("TO_STRING's pattern must be a text in single quotes."));
+                };
                 Ok(Typed::new(functions::to_string(at, time::Pattern::parse(pattern)?), DataType::Utf8))
             }
             "DATE_ADD" => {
@@ -314,7 +334,9 @@ impl Lowering<'_> {
             return Ok((sum(value), wide));
         }
         let data_type = match wide {
-            DataType::Decimal128(precision, scale) => DataType::Decimal128((precision + 4).min(38), (scale + 4).min(38)),
+            DataType::Decimal128(precision, scale) => {
+                DataType::Decimal128((precision + 4).min(38), (scale + 4).min(38))
+            }
             other => other,
         };
         Ok((avg(value), data_type))
@@ -333,7 +355,8 @@ fn string(expr: Expr, data_type: DataType) -> Expr {
 
 fn arity<'b, const N: usize>(name: &str, args: Vec<&'b Ast>) -> Result<[&'b Ast; N], Error> {
     let count = args.len();
-    args.try_into().map_err(|_| bad_argument(format!("{name} takes {N} argument{}, not {count}.", if N == 1 { "" } else { "s" })))
+    args.try_into()
+        .map_err(|_| bad_argument(format!("{name} takes {N} argument{}, not {count}.", if N == 1 { "" } else { "s" })))
 }
 
 fn text_of(ast: &Ast) -> Option<&str> {

@@ -54,14 +54,21 @@ impl Columns {
     pub(super) fn column(&mut self, mut path: Vec<Step>, alias: Option<&Ident>) -> Result<(Expr, DataType), Error> {
         let names_object = path.first().and_then(Step::key).is_some_and(|name| {
             let quote_style = name.is_exact.then_some('"');
-            is_object(&Ident { value: name.text.clone(), quote_style, span: sqlparser::tokenizer::Span::empty() }, alias)
+            is_object(
+                &Ident { value: name.text.clone(), quote_style, span: sqlparser::tokenizer::Span::empty() },
+                alias,
+            )
         });
         if names_object && path.len() > 1 {
             path.remove(0);
         }
         match self {
             Self::Json { used } => {
-                let path = if names_object && path.len() == 1 && alias.is_some_and(|alias| names(&path, alias)) { Vec::new() } else { path };
+                let path = if names_object && path.len() == 1 && alias.is_some_and(|alias| names(&path, alias)) {
+                    Vec::new()
+                } else {
+                    path
+                };
                 let at = position(used, path);
                 Ok((ident(format!("c{at}")), JSON))
             }
@@ -81,7 +88,8 @@ impl Columns {
                     })?,
                 };
                 if at >= COLUMNS_MAX {
-                    let message = format!("`{}` is beyond the {COLUMNS_MAX} columns that a record may have.", name.text);
+                    let message =
+                        format!("`{}` is beyond the {COLUMNS_MAX} columns that a record may have.", name.text);
                     return Err(Error::new(Code::InvalidColumnIndex, message));
                 }
                 let at = position(used, at);
@@ -123,7 +131,9 @@ fn missing<'a>(name: &Name, columns: impl Iterator<Item = &'a str>) -> Error {
 /// A Parquet column, or a member of a struct in one; texts and whole numbers as the one type that they are reckoned with.
 fn parquet(schema: &SchemaRef, path: &[Step]) -> Result<(Expr, DataType), Error> {
     let columns = || schema.fields().iter().map(|field| field.name().as_str());
-    let bad = |what: &str| Error::new(Code::InvalidKeyPath, format!("The path leads into {what}: only structs have members."));
+    let bad = |what: &str| {
+        Error::new(Code::InvalidKeyPath, format!("The path leads into {what}: only structs have members."))
+    };
     let Some((Step::Key(name), rest)) = path.split_first() else { return Err(bad("no column")) };
     let at = match name.find(columns())? {
         Some(at) => at,
@@ -132,7 +142,9 @@ fn parquet(schema: &SchemaRef, path: &[Step]) -> Result<(Expr, DataType), Error>
     let mut field = Arc::clone(&schema.fields()[at]);
     let mut expr = ident(field.name());
     for step in rest {
-        let (Step::Key(name), DataType::Struct(members)) = (step, field.data_type()) else { return Err(bad(field.name())) };
+        let (Step::Key(name), DataType::Struct(members)) = (step, field.data_type()) else {
+            return Err(bad(field.name()));
+        };
         let members = members.clone();
         let names = || members.iter().map(|member| member.name().as_str());
         let at = name.find(names())?.ok_or_else(|| missing(name, names()))?;

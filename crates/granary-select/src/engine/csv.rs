@@ -42,7 +42,10 @@ fn broken(what: &str) -> Error {
 }
 
 pub(super) fn over_max() -> Error {
-    Error::new(Code::OverMaxRecordSize, format!("A record is longer than {RECORD_BYTES_MAX} bytes, the most there may be."))
+    Error::new(
+        Code::OverMaxRecordSize,
+        format!("A record is longer than {RECORD_BYTES_MAX} bytes, the most there may be."),
+    )
 }
 
 impl Shape {
@@ -73,7 +76,9 @@ impl Shape {
                 let line = if self.drops_return { line.strip_suffix(b"\r").unwrap_or(line) } else { line };
                 // A record that holds nothing is none.
                 if !line.is_empty() && self.fields(line, true, false, fields)?.is_none() {
-                    return Err(broken("a quoted field does not end in its record (AllowQuotedRecordDelimiter may be what is missing)"));
+                    return Err(broken(
+                        "a quoted field does not end in its record (AllowQuotedRecordDelimiter may be what is missing)",
+                    ));
                 }
             }
             return Ok(Some(taken));
@@ -92,7 +97,13 @@ impl Shape {
     }
 
     /// Splits bytes into fields up to the end of the record. `None`: more bytes are needed.
-    fn fields(&self, bytes: &[u8], is_all: bool, ends_at_delimiter: bool, fields: &mut Vec<FieldAt>) -> Result<Option<usize>, Error> {
+    fn fields(
+        &self,
+        bytes: &[u8],
+        is_all: bool,
+        ends_at_delimiter: bool,
+        fields: &mut Vec<FieldAt>,
+    ) -> Result<Option<usize>, Error> {
         let mut at = 0;
         loop {
             if fields.len() >= COLUMNS_MAX {
@@ -261,8 +272,11 @@ impl CsvReader {
             return Ok(Vec::new());
         }
         while let Some(taken) = self.advance().await? {
-            let names: Result<Vec<String>, Error> =
-                self.fields.iter().map(|field| Ok(self.shape.text(&self.feed.window, field)?.trim().to_owned())).collect();
+            let names: Result<Vec<String>, Error> = self
+                .fields
+                .iter()
+                .map(|field| Ok(self.shape.text(&self.feed.window, field)?.trim().to_owned()))
+                .collect();
             self.pass(taken);
             let names = names?;
             if !names.is_empty() {
@@ -289,7 +303,12 @@ impl CsvReader {
     }
 
     /// The next batch: the columns asked for, and whole records behind them where `is_whole`.
-    pub(super) async fn batch(&mut self, schema: &SchemaRef, used: &[usize], is_whole: bool) -> Result<Option<RecordBatch>, Error> {
+    pub(super) async fn batch(
+        &mut self,
+        schema: &SchemaRef,
+        used: &[usize],
+        is_whole: bool,
+    ) -> Result<Option<RecordBatch>, Error> {
         let mut columns: Vec<StringBuilder> = used.iter().map(|_| StringBuilder::new()).collect();
         let mut records = ListBuilder::new(StringBuilder::new());
         let (mut rows, mut bytes) = (0, 0);
@@ -298,7 +317,8 @@ impl CsvReader {
             if !self.fields.is_empty() {
                 let window = &self.feed.window;
                 for (builder, at) in columns.iter_mut().zip(used) {
-                    builder.append_option(self.fields.get(*at).map(|field| self.shape.text(window, field)).transpose()?);
+                    builder
+                        .append_option(self.fields.get(*at).map(|field| self.shape.text(window, field)).transpose()?);
                 }
                 if is_whole {
                     for field in &self.fields {
@@ -314,7 +334,8 @@ impl CsvReader {
         if rows == 0 {
             return Ok(None);
         }
-        let mut arrays: Vec<ArrayRef> = columns.iter_mut().map(|column| Arc::new(column.finish()) as ArrayRef).collect();
+        let mut arrays: Vec<ArrayRef> =
+            columns.iter_mut().map(|column| Arc::new(column.finish()) as ArrayRef).collect();
         if is_whole {
             arrays.push(Arc::new(records.finish()));
         }
@@ -348,7 +369,12 @@ mod tests {
             }
             let taken = shape.next(window, true, &mut fields)?.expect("all is there");
             if !fields.is_empty() {
-                records.push(fields.iter().map(|field| shape.text(window, field).map(Cow::into_owned)).collect::<Result<_, _>>()?);
+                records.push(
+                    fields
+                        .iter()
+                        .map(|field| shape.text(window, field).map(Cow::into_owned))
+                        .collect::<Result<_, _>>()?,
+                );
             }
             at += taken;
         }
@@ -358,9 +384,10 @@ mod tests {
     #[test]
     fn records_and_fields_are_told_apart() {
         let csv = CsvInput::default();
-        assert_eq!(split(&csv, "a,b\n1,\n\n,x\r\n#no\n\"a \"\"b\"\"\",c").expect("CSV"), [
-            vec!["a", "b"], vec!["1", ""], vec!["", "x"], vec!["a \"b\"", "c"],
-        ]);
+        assert_eq!(
+            split(&csv, "a,b\n1,\n\n,x\r\n#no\n\"a \"\"b\"\"\",c").expect("CSV"),
+            [vec!["a", "b"], vec!["1", ""], vec!["", "x"], vec!["a \"b\"", "c"],]
+        );
         assert_eq!(split(&csv, "a\"b,c\n").expect("a quote within"), [["a\"b", "c"]]);
         assert_eq!(split(&csv, "a\n\"b\nc\"\n").expect_err("two records").code, Code::CSVParsingError);
         assert_eq!(split(&csv, "\"a\"b,c\n").expect_err("behind the quote").code, Code::CSVParsingError);
@@ -369,7 +396,10 @@ mod tests {
     #[test]
     fn delimiters_may_lie_in_quotes_where_that_is_allowed() {
         let csv = CsvInput { quoted_record_delimiter: true, ..CsvInput::default() };
-        assert_eq!(split(&csv, "\"a\nb\",1\r\n\"c,\"\"d\",2\n\ne,\r\n").expect("CSV"), [["a\nb", "1"], ["c,\"d", "2"], ["e", ""]]);
+        assert_eq!(
+            split(&csv, "\"a\nb\",1\r\n\"c,\"\"d\",2\n\ne,\r\n").expect("CSV"),
+            [["a\nb", "1"], ["c,\"d", "2"], ["e", ""]]
+        );
         assert_eq!(split(&csv, "\"a\n").expect_err("open").code, Code::CSVParsingError);
     }
 
@@ -383,7 +413,10 @@ mod tests {
             comment: None,
             ..CsvInput::default()
         };
-        assert_eq!(split(&csv, "#1ä'it\\'s \\\\'ä|x|\t2ä\"ä|\t").expect("CSV"), [["#1", "it's \\", "|x"], ["2", "\"", ""]]);
+        assert_eq!(
+            split(&csv, "#1ä'it\\'s \\\\'ä|x|\t2ä\"ä|\t").expect("CSV"),
+            [["#1", "it's \\", "|x"], ["2", "\"", ""]]
+        );
         let bare = CsvInput { quote: None, ..CsvInput::default() };
         assert_eq!(split(&bare, "\"a,b\"\n").expect("no quotes"), [["\"a", "b\""]]);
     }

@@ -117,7 +117,8 @@ impl Feed {
     }
 
     fn decode(&mut self) -> Result<(), Error> {
-        let bad = |_| Error::new(Code::InvalidCompressionFormat, "The object is not compressed as CompressionType says.");
+        let bad =
+            |_| Error::new(Code::InvalidCompressionFormat, "The object is not compressed as CompressionType says.");
         let at_once = match self.decoder {
             Decoder::None => usize::MAX,
             Decoder::Gzip(_) => GZIP_BYTES,

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{BooleanBuilder, LargeStringBuilder, StringBuilder};
 use datafusion::arrow::array::AsArray as _;
-use datafusion::arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use datafusion::arrow::array::{Array, ArrayRef, Float64Array, Int8Array, Int64Array, TimestampMicrosecondArray};
+use datafusion::arrow::array::{BooleanBuilder, LargeStringBuilder, StringBuilder};
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
+use datafusion::arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use datafusion::error::DataFusionError;
 use datafusion::functions::utils::make_scalar_function;
 use datafusion::logical_expr::{Expr, Volatility, create_udf};
@@ -182,7 +182,9 @@ pub(super) fn cast_time(text: Expr, misfit: Misfit) -> Expr {
         let texts = args[0].as_string::<i32>();
         let moment = |text: Option<&str>| match text {
             None => Ok(None),
-            Some(text) => misfit.of(time::parse(text), &Val::Text(text.into()), "a timestamp such as 2007-04-05T14:30Z"),
+            Some(text) => {
+                misfit.of(time::parse(text), &Val::Text(text.into()), "a timestamp such as 2007-04-05T14:30Z")
+            }
         };
         let moments = texts.iter().map(moment).collect::<Result<TimestampMicrosecondArray, _>>()?;
         Ok(Arc::new(moments.with_timezone("UTC")))
@@ -200,7 +202,8 @@ pub(super) fn date_add(part: Part, count: Expr, moment: Expr) -> Expr {
         let sum = |(count, moment): (Option<i64>, Option<i64>)| match (count, moment) {
             (Some(count), Some(moment)) => {
                 let sum = time::add(part, count, moment);
-                sum.map(Some).ok_or_else(|| fail(Code::EvaluatorInvalidArguments, "DATE_ADD leaves the years 1 to 9999."))
+                sum.map(Some)
+                    .ok_or_else(|| fail(Code::EvaluatorInvalidArguments, "DATE_ADD leaves the years 1 to 9999."))
             }
             _ => Ok(None),
         };

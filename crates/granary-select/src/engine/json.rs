@@ -376,7 +376,10 @@ impl JsonReader {
         if self.value_bytes_max <= RECORD_BYTES_MAX {
             return over_max();
         }
-        let message = format!("A JSON document is longer than {} bytes, the most that is held at once here.", self.value_bytes_max);
+        let message = format!(
+            "A JSON document is longer than {} bytes, the most that is held at once here.",
+            self.value_bytes_max
+        );
         Error::new(Code::OverMaxRecordSize, message)
     }
 

@@ -13,7 +13,7 @@ use super::functions::{self, Misfit, timestamp};
 use super::path;
 use super::sql::too_large;
 use super::time;
-use super::value::{JSON, number, plain, Val};
+use super::value::{JSON, Val, number, plain};
 use crate::error::{Code, Error};
 
 /// Operators in one another at most, chains of AND and OR not counted.
@@ -188,7 +188,10 @@ impl<'a> Lowering<'a> {
             Class::Json | Class::Text | Class::Null => {
                 Ok(Typed::new(functions::float(typed.plain(role)?, self.misfit), DataType::Float64))
             }
-            _ => Err(Error::new(Code::IncorrectSqlFunctionArgumentType, format!("{role} cannot be of type {}.", typed.data_type))),
+            _ => Err(Error::new(
+                Code::IncorrectSqlFunctionArgumentType,
+                format!("{role} cannot be of type {}.", typed.data_type),
+            )),
         }
     }
 
@@ -364,7 +367,10 @@ pub(super) fn compare(left: Typed, op: Operator, right: Typed) -> Result<Expr, E
         return Ok(native(time(left)?, time(right)?));
     }
     let is_number = |class| matches!(class, Class::Int | Class::Number);
-    if a != Class::Json && (a == b || (is_number(a) && is_number(b))) && (a != Class::Other || left.data_type == right.data_type) {
+    if a != Class::Json
+        && (a == b || (is_number(a) && is_number(b)))
+        && (a != Class::Other || left.data_type == right.data_type)
+    {
         return Ok(native(left.expr, right.expr));
     }
     let order = functions::compare(left.plain("What is compared")?, right.plain("What is compared")?);
@@ -459,7 +465,10 @@ fn numeral(text: &str) -> Result<Typed, Error> {
 /// A timestamp in back-quotes.
 fn ion_literal(text: &str) -> Result<Typed, Error> {
     let micros = time::parse(text).ok_or_else(|| {
-        Error::new(Code::LexerInvalidLiteral, format!("`{text}` is not a timestamp such as `2007-04-05T14:30Z`; other Ion literals are not supported."))
+        Error::new(
+            Code::LexerInvalidLiteral,
+            format!("`{text}` is not a timestamp such as `2007-04-05T14:30Z`; other Ion literals are not supported."),
+        )
     })?;
     Ok(moment(micros))
 }
@@ -472,7 +481,9 @@ pub(super) fn moment(micros: i64) -> Typed {
 fn like(text: Expr, negated: bool, pattern: &Ast, escape: Option<&Value>) -> Result<Typed, Error> {
     let bad = |message: &'static str| Error::new(Code::LikeInvalidInputs, message);
     let Ast::Value(value) = pattern else { return Err(bad("LIKE's pattern must be a text in single quotes.")) };
-    let Value::SingleQuotedString(pattern) = &value.value else { return Err(bad("LIKE's pattern must be a text in single quotes.")) };
+    let Value::SingleQuotedString(pattern) = &value.value else {
+        return Err(bad("LIKE's pattern must be a text in single quotes."));
+    };
     let escape = match escape {
         None => None,
         Some(Value::SingleQuotedString(text)) => {

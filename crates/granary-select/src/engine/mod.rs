@@ -124,7 +124,9 @@ async fn on_deep_stack<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'sta
     const STACK_BYTES: usize = 128 << 20;
     let (tell, told) = tokio::sync::oneshot::channel();
     let thread = std::thread::Builder::new().name("select-plan".to_owned()).stack_size(STACK_BYTES);
-    thread.spawn(move || drop(tell.send(work()))).map_err(|error| Error::new(Code::Busy, format!("no thread to plan in: {error}")))?;
+    thread
+        .spawn(move || drop(tell.send(work())))
+        .map_err(|error| Error::new(Code::Busy, format!("no thread to plan in: {error}")))?;
     told.await.map_err(|_| broken())
 }
 
@@ -223,7 +225,9 @@ fn of_datafusion(error: &DataFusionError) -> Error {
             ArrowError::CastError(text) | ArrowError::ParseError(text) => Error::new(Code::CastFailed, text.clone()),
             ArrowError::DivideByZero => Error::new(Code::EvaluatorInvalidArguments, "Division by zero."),
             ArrowError::ArithmeticOverflow(text) => Error::new(Code::IntegerOverflow, text.clone()),
-            ArrowError::ParquetError(text) => Error::new(Code::ParquetParsingError, format!("The input cannot be read as Parquet: {text}")),
+            ArrowError::ParquetError(text) => {
+                Error::new(Code::ParquetParsingError, format!("The input cannot be read as Parquet: {text}"))
+            }
             other => Error::new(Code::ExternalEvalException, other.to_string()),
         },
         DataFusionError::ParquetError(error) => parquet::of_parquet(error),

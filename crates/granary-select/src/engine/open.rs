@@ -39,7 +39,9 @@ fn place(scan: Option<Scan>, size_bytes: u64) -> Result<Place, Error> {
     let whole = Place { start: 0, end: size_bytes };
     let place = match scan {
         None => return Ok(whole),
-        Some(Scan { start: None, end }) => Place { start: size_bytes.saturating_sub(end.unwrap_or(size_bytes)), end: size_bytes },
+        Some(Scan { start: None, end }) => {
+            Place { start: size_bytes.saturating_sub(end.unwrap_or(size_bytes)), end: size_bytes }
+        }
         Some(Scan { start: Some(start), end }) => {
             let end = end.map_or(size_bytes, |end| end.saturating_add(1).min(size_bytes));
             Place { start, end }
@@ -52,7 +54,12 @@ fn place(scan: Option<Scan>, size_bytes: u64) -> Result<Place, Error> {
     Ok(place)
 }
 
-pub(super) async fn open(select: &Select, object: Arc<dyn Object>, limits: &Limits, meter: Arc<Meter>) -> Result<Opened, Error> {
+pub(super) async fn open(
+    select: &Select,
+    object: Arc<dyn Object>,
+    limits: &Limits,
+    meter: Arc<Meter>,
+) -> Result<Opened, Error> {
     let size_bytes = object.size_bytes();
     let place = place(select.scan, size_bytes)?;
     let feed = |start: u64| Feed::new(&*object, start..size_bytes, select.compression, Arc::clone(&meter));
@@ -77,7 +84,12 @@ pub(super) async fn open(select: &Select, object: Arc<dyn Object>, limits: &Limi
     }
 }
 
-async fn open_csv(csv: &CsvInput, place: Place, feed: impl Fn(u64) -> Feed, left: impl Fn(u64) -> u64) -> Result<Opened, Error> {
+async fn open_csv(
+    csv: &CsvInput,
+    place: Place,
+    feed: impl Fn(u64) -> Feed,
+    left: impl Fn(u64) -> u64,
+) -> Result<Opened, Error> {
     let mut reader = CsvReader::new(feed(0), csv, u64::MAX);
     let (mut names, mut header_bytes) = (Vec::new(), 0);
     if place.start == 0 || csv.header == Header::Use {

@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray as _, RecordBatch};
-use datafusion::arrow::datatypes::{DataType, Decimal128Type, Float32Type, Float64Type, TimestampMicrosecondType};
 use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, Decimal128Type, Float32Type, Float64Type, TimestampMicrosecondType};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use super::functions::timestamp;
@@ -300,7 +300,9 @@ fn put_json(column: &ArrayRef, row: usize, out: &mut Vec<u8>) -> Result<(), Erro
             }
             out.push(b'}');
         }
-        kind if kind.is_numeric() || *kind == DataType::Boolean => out.extend_from_slice(scalar(column, row)?.as_bytes()),
+        kind if kind.is_numeric() || *kind == DataType::Boolean => {
+            out.extend_from_slice(scalar(column, row)?.as_bytes())
+        }
         _ => put_text(&text(column, row, false)?.unwrap_or_default(), out),
     }
     Ok(())
@@ -329,7 +331,10 @@ mod tests {
 
     #[test]
     fn json_loses_its_line_ends_and_nothing_else() {
-        assert_eq!(compact("{\n \"a b\": \"x\\\"\\n y\",\r\n\t\"c\": [1, 2]}", true), "{\"a b\":\"x\\\"\\n y\",\"c\":[1,2]}");
+        assert_eq!(
+            compact("{\n \"a b\": \"x\\\"\\n y\",\r\n\t\"c\": [1, 2]}", true),
+            "{\"a b\":\"x\\\"\\n y\",\"c\":[1,2]}"
+        );
         assert_eq!(compact("{\"a\": 1}", true), "{\"a\": 1}");
     }
 }

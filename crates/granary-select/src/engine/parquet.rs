@@ -9,11 +9,11 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
+use datafusion::datasource::TableType;
+use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::parquet::ParquetFileReaderFactory;
 use datafusion::datasource::physical_plan::{FileScanConfigBuilder, ParquetSource};
-use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::source::DataSourceExec;
-use datafusion::datasource::TableType;
 use datafusion::error::DataFusionError;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
@@ -56,13 +56,18 @@ impl fmt::Debug for Source {
 
 impl Source {
     /// Reads the footer.
-    pub(super) async fn open(object: Arc<dyn Object>, meter: Arc<Meter>, memory_bytes: usize) -> Result<(Self, SchemaRef), Error> {
+    pub(super) async fn open(
+        object: Arc<dyn Object>,
+        meter: Arc<Meter>,
+        memory_bytes: usize,
+    ) -> Result<(Self, SchemaRef), Error> {
         let size_bytes = object.size_bytes();
         let mut source = Self { object, meter, memory_bytes, metadata: None, failed: Arc::default() };
         let reader = ParquetMetaDataReader::new().with_prefetch_hint(Some(FOOTER_BYTES));
         let metadata = reader.load_and_finish(&mut source, size_bytes).await.map_err(|error| source.error(&error))?;
         let file = metadata.file_metadata();
-        let schema = parquet_to_arrow_schema(file.schema_descr(), file.key_value_metadata()).map_err(|error| source.error(&error))?;
+        let schema = parquet_to_arrow_schema(file.schema_descr(), file.key_value_metadata())
+            .map_err(|error| source.error(&error))?;
         // Fields only: what a writer noted beside them is of no use here.
         let schema = Arc::new(Schema::new(schema.fields().clone()));
         source.metadata = Some(Arc::new(metadata));
@@ -87,7 +92,8 @@ impl Source {
     async fn read(&self, range: Range<u64>) -> Result<Bytes, ParquetError> {
         let size_bytes = self.object.size_bytes();
         if range.start >= range.end || range.end > size_bytes {
-            let message = format!("The input is not Parquet: it refers to bytes {}..{} of {size_bytes}.", range.start, range.end);
+            let message =
+                format!("The input is not Parquet: it refers to bytes {}..{} of {size_bytes}.", range.start, range.end);
             return Err(self.fail(Error::new(Code::ParquetParsingError, message)));
         }
         let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
@@ -185,7 +191,10 @@ impl TableProvider for ParquetTable {
     }
 
     /// The scan uses conditions to pass over row groups; the filter above it decides.
-    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>, DataFusionError> {
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> Result<Vec<TableProviderFilterPushDown>, DataFusionError> {
         Ok(vec![TableProviderFilterPushDown::Unsupported; filters.len()])
     }
 

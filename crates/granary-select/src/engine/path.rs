@@ -33,7 +33,10 @@ impl Name {
         let mut fitting = columns.enumerate().filter(|(_, column)| self.fits(column)).map(|(at, _)| at);
         let first = fitting.next();
         if fitting.next().is_some() {
-            let message = format!("Several columns are named `{}` but for their capitals: write the name in double quotes.", self.text);
+            let message = format!(
+                "Several columns are named `{}` but for their capitals: write the name in double quotes.",
+                self.text
+            );
             return Err(Error::new(Code::AmbiguousFieldName, message));
         }
         Ok(first)

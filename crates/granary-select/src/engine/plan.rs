@@ -7,25 +7,25 @@ use datafusion::dataframe::DataFrame;
 use datafusion::error::DataFusionError;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::GreedyMemoryPool;
+use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SendableRecordBatchStream, SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::{Expr, Operator, ident};
 use datafusion::object_store::memory::InMemory;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
-use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use sqlparser::ast::{BinaryOperator, Expr as Ast, Ident};
 
 use super::columns::{Columns, RECORD};
 use super::json::JsonReader;
 use super::lower::{Lowering, balanced, links};
+use super::of_datafusion;
 use super::open::Opened;
 use super::output::{Record, Writer};
 use super::parquet::{ParquetTable, STORE};
 use super::path::{self, Step};
 use super::sql::{self, Query1};
 use super::table::{Reader, table};
-use super::of_datafusion;
 use crate::error::{Code, Error};
 use crate::request::{Limits, Select};
 
@@ -72,7 +72,8 @@ pub(super) fn plan(select: Select, opened: Opened, limits: &Limits) -> Result<Pl
         return Err(Error::new(Code::InvalidKeyPath, message));
     }
     let lowered = lower(&query, &mut columns)?;
-    let (context, frame, record) = build(opened, columns, query.path, &lowered, limits).map_err(|error| of_datafusion(&error))?;
+    let (context, frame, record) =
+        build(opened, columns, query.path, &lowered, limits).map_err(|error| of_datafusion(&error))?;
     let frame = shape(frame, lowered, query.limit).map_err(|error| of_datafusion(&error))?;
     let task = Arc::new(frame.task_ctx());
     // Nothing is waited for: the tables here know all that they are asked.
@@ -162,7 +163,8 @@ fn build(
     let names = lowered.names.clone();
     let (table, record) = match (opened, columns) {
         (Opened::Csv { reader, .. }, Columns::Csv { names: header, used, .. }) => {
-            let record = if is_whole { Record::Csv { names: header } } else { Record::Columns { names, is_json: false } };
+            let record =
+                if is_whole { Record::Csv { names: header } } else { Record::Columns { names, is_json: false } };
             (table(schema, Reader::Csv { reader, used, is_whole })?, record)
         }
         (Opened::Json { feed, begins, value_bytes_max, left_bytes }, Columns::Json { used }) => {

@@ -4,8 +4,8 @@
 //! wildcards in FROM, and `IS MISSING`, which travels on as `IS UNKNOWN` (that S3 does not have).
 
 use sqlparser::ast::{
-    Expr as Ast, GroupByExpr, Ident, LimitClause, Query, Select as AstSelect, SelectItem, SetExpr, Statement, TableFactor,
-    Value,
+    Expr as Ast, GroupByExpr, Ident, LimitClause, Query, Select as AstSelect, SelectItem, SetExpr, Statement,
+    TableFactor, Value,
 };
 use sqlparser::dialect::Dialect;
 use sqlparser::keywords::Keyword;
@@ -56,7 +56,10 @@ pub(super) struct Query1 {
 }
 
 fn structure(what: &str) -> Error {
-    Error::new(Code::UnsupportedSqlStructure, format!("{what} is not supported: S3 Select has SELECT, FROM S3Object, WHERE and LIMIT."))
+    Error::new(
+        Code::UnsupportedSqlStructure,
+        format!("{what} is not supported: S3 Select has SELECT, FROM S3Object, WHERE and LIMIT."),
+    )
 }
 
 /// Parses an expression of at most 256 KiB. Run it where the stack is deep.
@@ -70,7 +73,9 @@ pub(super) fn parse(text: &str) -> Result<Query1, Error> {
         .parse_statements()
         .map_err(|error| match error {
             ParserError::TokenizerError(text) => Error::new(Code::LexerInvalidChar, text),
-            ParserError::ParserError(text) => Error::new(Code::ParseUnexpectedToken, format!("The SQL expression cannot be parsed: {text}")),
+            ParserError::ParserError(text) => {
+                Error::new(Code::ParseUnexpectedToken, format!("The SQL expression cannot be parsed: {text}"))
+            }
             ParserError::RecursionLimitExceeded => too_large(),
         })?;
     let [Statement::Query(query)] = <[Statement; 1]>::try_from(statements).map_err(|_| not_select())? else {
@@ -115,13 +120,19 @@ fn name(word: &Word) -> Name {
 fn take_path(tokens: &mut Vec<TokenWithSpan>) -> Result<Vec<Step>, Error> {
     // `EXTRACT(year FROM x)` and its like have one too, but none of S3Object.
     let is_object = |at: usize| word(tokens.get(at)).is_some_and(|word| word.value.eq_ignore_ascii_case("s3object"));
-    let Some(from) = (0..tokens.len()).find(|&at| is_keyword(tokens.get(at), Keyword::FROM) && is_object(at + 1)) else {
+    let Some(from) = (0..tokens.len()).find(|&at| is_keyword(tokens.get(at), Keyword::FROM) && is_object(at + 1))
+    else {
         return Ok(Vec::new());
     };
     let start = from + 2;
     let mut at = start;
     let mut steps = Vec::new();
-    let bad = || Error::new(Code::ParseInvalidPathComponent, "The path behind S3Object in FROM must be made of `.name`, `[*]`, `[number]` and `.*`.");
+    let bad = || {
+        Error::new(
+            Code::ParseInvalidPathComponent,
+            "The path behind S3Object in FROM must be made of `.name`, `[*]`, `[number]` and `.*`.",
+        )
+    };
     let token = |at: usize| tokens.get(at).map(|token| &token.token);
     loop {
         match (token(at), token(at + 1), token(at + 2)) {
@@ -167,7 +178,8 @@ fn take_path(tokens: &mut Vec<TokenWithSpan>) -> Result<Vec<Step>, Error> {
 /// `IS [NOT] MISSING` as `IS [NOT] UNKNOWN`.
 fn mark_missing(tokens: &mut [TokenWithSpan]) {
     for at in 1..tokens.len() {
-        let is_missing = word(tokens.get(at)).is_some_and(|word| word.quote_style.is_none() && word.value.eq_ignore_ascii_case("missing"));
+        let is_missing = word(tokens.get(at))
+            .is_some_and(|word| word.quote_style.is_none() && word.value.eq_ignore_ascii_case("missing"));
         let follows_is = is_keyword(tokens.get(at - 1), Keyword::IS)
             || (at > 1 && is_keyword(tokens.get(at - 1), Keyword::NOT) && is_keyword(tokens.get(at - 2), Keyword::IS));
         if is_missing && follows_is {
@@ -177,7 +189,8 @@ fn mark_missing(tokens: &mut [TokenWithSpan]) {
 }
 
 fn read(query: Query, path: Vec<Step>) -> Result<Query1, Error> {
-    let Query { with, body, order_by, limit_clause, fetch, locks, for_clause, settings, format_clause, pipe_operators } = query;
+    let Query { with, body, order_by, limit_clause, fetch, locks, for_clause, settings, format_clause, pipe_operators } =
+        query;
     let extras = [
         (with.is_some(), "WITH"),
         (order_by.is_some(), "ORDER BY"),
@@ -198,7 +211,13 @@ fn read(query: Query, path: Vec<Step>) -> Result<Query1, Error> {
     };
     check_select(&select)?;
     let (alias, from_path_alias) = (alias(&select)?, path.last().and_then(Step::key).cloned());
-    let alias = alias.or_else(|| from_path_alias.map(|name| Ident { value: name.text, quote_style: name.is_exact.then_some('"'), span: sqlparser::tokenizer::Span::empty() }));
+    let alias = alias.or_else(|| {
+        from_path_alias.map(|name| Ident {
+            value: name.text,
+            quote_style: name.is_exact.then_some('"'),
+            span: sqlparser::tokenizer::Span::empty(),
+        })
+    });
     let items = items(select.projection, alias.as_ref())?;
     Ok(Query1 { items, path, alias, filter: select.selection, limit })
 }
@@ -229,7 +248,9 @@ fn check_select(select: &AstSelect) -> Result<(), Error> {
 }
 
 fn limit(clause: LimitClause) -> Result<usize, Error> {
-    let LimitClause::LimitOffset { limit: Some(limit), offset: None, limit_by } = clause else { return Err(structure("OFFSET")) };
+    let LimitClause::LimitOffset { limit: Some(limit), offset: None, limit_by } = clause else {
+        return Err(structure("OFFSET"));
+    };
     let number = match &limit {
         Ast::Value(value) if limit_by.is_empty() => match &value.value {
             Value::Number(text, false) => text.parse().ok(),
@@ -272,7 +293,8 @@ fn alias(select: &AstSelect) -> Result<Option<Ident>, Error> {
 pub(super) fn is_object(ident: &Ident, alias: Option<&Ident>) -> bool {
     ident.value.eq_ignore_ascii_case("s3object")
         || alias.is_some_and(|alias| {
-            alias.value == ident.value || (ident.quote_style.is_none() && alias.value.eq_ignore_ascii_case(&ident.value))
+            alias.value == ident.value
+                || (ident.quote_style.is_none() && alias.value.eq_ignore_ascii_case(&ident.value))
         })
 }
 
@@ -316,7 +338,8 @@ mod tests {
 
     #[test]
     fn paths_behind_the_object_are_steps() {
-        let query = parse("select s.a from s3object[*].Rules[*].\"x y\"[3].* as s where s.b is not missing limit 7").expect("parses");
+        let query = parse("select s.a from s3object[*].Rules[*].\"x y\"[3].* as s where s.b is not missing limit 7")
+            .expect("parses");
         let key = |text: &str, is_exact| Step::Key(Name { text: text.into(), is_exact });
         assert_eq!(query.path, [key("Rules", false), Step::Each, key("x y", true), Step::Index(3), Step::EachMember]);
         assert_eq!(query.limit, Some(7));
@@ -326,7 +349,10 @@ mod tests {
         assert!(whole.path.is_empty() && whole.items.is_none() && whole.alias.is_none());
         assert!(parse("SELECT s.* FROM S3Object s").expect("parses").items.is_none());
         // The last step of a path is the alias where no other is given.
-        assert_eq!(parse("SELECT id FROM S3Object[*].a[*].id").expect("parses").alias.map(|alias| alias.value), Some("id".to_owned()));
+        assert_eq!(
+            parse("SELECT id FROM S3Object[*].a[*].id").expect("parses").alias.map(|alias| alias.value),
+            Some("id".to_owned())
+        );
     }
 
     #[test]

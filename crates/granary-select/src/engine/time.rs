@@ -34,7 +34,8 @@ impl Part {
             "timezone_hour" => Self::TimezoneHour,
             "timezone_minute" => Self::TimezoneMinute,
             other => {
-                let message = format!("`{other}` is not a part of a date: use year, month, day, hour, minute or second.");
+                let message =
+                    format!("`{other}` is not a part of a date: use year, month, day, hour, minute or second.");
                 return Err(Error::new(Code::ParseExpectedDatePart, message));
             }
         })
@@ -42,7 +43,9 @@ impl Part {
 }
 
 fn moment(micros: i64) -> Option<OffsetDateTime> {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000).ok().filter(|at| (1..=9999).contains(&at.year()))
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000)
+        .ok()
+        .filter(|at| (1..=9999).contains(&at.year()))
 }
 
 fn micros(date: Date, time: Time) -> Option<i64> {
@@ -55,7 +58,9 @@ pub(super) fn parse(text: &str) -> Option<i64> {
     let text = text.trim();
     let (date, time) = text.split_once(['T', 't', ' ']).unwrap_or((text, ""));
     let mut fields = date.splitn(3, '-');
-    let number = |field: &str, len: usize| (field.len() == len && field.bytes().all(|b| b.is_ascii_digit())).then(|| field.parse::<u16>().ok())?;
+    let number = |field: &str, len: usize| {
+        (field.len() == len && field.bytes().all(|b| b.is_ascii_digit())).then(|| field.parse::<u16>().ok())?
+    };
     let year = number(fields.next()?, 4)?;
     let month = fields.next().map_or(Some(1), |field| number(field, 2))?;
     let day = fields.next().map_or(Some(1), |field| number(field, 2))?;
@@ -64,7 +69,9 @@ pub(super) fn parse(text: &str) -> Option<i64> {
         return None;
     }
     let month = Month::try_from(u8::try_from(month).ok()?).ok()?;
-    let date = Date::from_calendar_date(i32::from(year), month, u8::try_from(day).ok()?).ok().filter(|date| date.year() > 0)?;
+    let date = Date::from_calendar_date(i32::from(year), month, u8::try_from(day).ok()?)
+        .ok()
+        .filter(|date| date.year() > 0)?;
     if time.is_empty() {
         return micros(date, Time::MIDNIGHT);
     }
@@ -79,7 +86,8 @@ pub(super) fn parse(text: &str) -> Option<i64> {
         None => (0, 0),
         Some(field) => {
             let (second, fraction) = field.split_once('.').unwrap_or((field, "0"));
-            let is_fraction = !fraction.is_empty() && fraction.len() <= 9 && fraction.bytes().all(|b| b.is_ascii_digit());
+            let is_fraction =
+                !fraction.is_empty() && fraction.len() <= 9 && fraction.bytes().all(|b| b.is_ascii_digit());
             let nanos = is_fraction.then(|| format!("{fraction:0<9}").parse::<u32>().ok())??;
             (u8::try_from(number(second, 2)?).ok()?, nanos)
         }
@@ -106,7 +114,12 @@ pub(super) fn write(micros: i64) -> Option<String> {
     let at = moment(micros)?;
     let mut text = format!(
         "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}",
-        at.year(), u8::from(at.month()), at.day(), at.hour(), at.minute(), at.second()
+        at.year(),
+        u8::from(at.month()),
+        at.day(),
+        at.hour(),
+        at.minute(),
+        at.second()
     );
     if at.microsecond() > 0 {
         let digits = format!("{:06}", at.microsecond());
@@ -144,7 +157,9 @@ pub(super) fn between(part: Part, from: i64, to: i64) -> Option<i64> {
             let months = |at: OffsetDateTime| i64::from(at.year()) * 12 + i64::from(u8::from(at.month()));
             let mut count = months(b) - months(a);
             // A month that has begun only counts once the day and the time are reached.
-            let is_short = |count: i64| add(Part::Month, count, from).is_some_and(|reached| if count > 0 { reached > to } else { reached < to });
+            let is_short = |count: i64| {
+                add(Part::Month, count, from).is_some_and(|reached| if count > 0 { reached > to } else { reached < to })
+            };
             if count != 0 && is_short(count) {
                 count -= count.signum();
             }
@@ -209,7 +224,10 @@ impl Pattern {
                     _ => 0,
                 };
                 if count > most || (first == 'y' && count == 3) {
-                    let message = format!("`{}` is not a field of a timestamp's pattern.", first.to_string().repeat(count.min(10)));
+                    let message = format!(
+                        "`{}` is not a field of a timestamp's pattern.",
+                        first.to_string().repeat(count.min(10))
+                    );
                     return Err(Error::new(Code::EvaluatorInvalidTimestampFormatPattern, message));
                 }
                 pieces.push(Piece::Field(first, count));
@@ -225,10 +243,15 @@ impl Pattern {
             return write(micros);
         }
         let at = moment(micros)?;
-        Some(self.0.iter().map(|piece| match piece {
-            Piece::Text(text) => text.clone(),
-            Piece::Field(letter, count) => field(*letter, *count, at),
-        }).collect())
+        Some(
+            self.0
+                .iter()
+                .map(|piece| match piece {
+                    Piece::Text(text) => text.clone(),
+                    Piece::Field(letter, count) => field(*letter, *count, at),
+                })
+                .collect(),
+        )
     }
 }
 
@@ -279,7 +302,18 @@ mod tests {
         ] {
             assert_eq!(write(at(text)).as_deref(), Some(expected), "{text}");
         }
-        for text in ["", "2007", "2007-02", "2007-02-30", "2007-02-23T12", "2007-02-23T25:00Z", "2007-02-23T12:14:33.", "0000T", "x", "2007-02-23T12:14+8"] {
+        for text in [
+            "",
+            "2007",
+            "2007-02",
+            "2007-02-30",
+            "2007-02-23T12",
+            "2007-02-23T25:00Z",
+            "2007-02-23T12:14:33.",
+            "0000T",
+            "x",
+            "2007-02-23T12:14+8",
+        ] {
             assert_eq!(parse(text), None, "{text}");
         }
     }
@@ -301,7 +335,9 @@ mod tests {
 
     #[test]
     fn patterns_write_what_s3_documents() {
-        let shown = |pattern: &str| Pattern::parse(pattern).expect(pattern).write(at("1969-07-20T20:18:05.123Z")).expect("in range");
+        let shown = |pattern: &str| {
+            Pattern::parse(pattern).expect(pattern).write(at("1969-07-20T20:18:05.123Z")).expect("in range")
+        };
         assert_eq!(shown("MMMM d, y"), "July 20, 1969");
         assert_eq!(shown("MMM d, yyyy h:m a"), "Jul 20, 1969 8:18 PM");
         assert_eq!(shown("y-MM-dd'T'HH:mm:ssXXX"), "1969-07-20T20:18:05Z");

@@ -7,9 +7,9 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use datafusion::arrow::array::AsArray as _;
-use datafusion::arrow::datatypes::{Float64Type, Int64Type};
 use datafusion::arrow::array::{Array, ArrayRef};
 use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::datatypes::{Float64Type, Int64Type};
 use datafusion::error::DataFusionError;
 
 use crate::error::{Code, Error};

@@ -175,6 +175,16 @@ impl Settings {
             !(1..=1000).contains(&admin.runs_max),
             format!("admin.runs_max is {}: it must be from 1 to 1000", admin.runs_max),
         );
+        let select = &self.select;
+        say(
+            !(1..=1000).contains(&select.queries_max),
+            format!("select.queries_max is {}: it must be from 1 to 1000", select.queries_max),
+        );
+        say(
+            select.memory_bytes < 16 << 20,
+            format!("select.memory_bytes is {}: it must be at least 16777216", select.memory_bytes),
+        );
+        say(select.time_ms < 1000, format!("select.time_ms is {}: it must be at least 1000", select.time_ms));
         say(s3.copy_silence_ms == 0, "s3.copy_silence_ms is 0: use 10000".to_owned());
         say(
             !(1..=86_400).contains(&store.lifecycle_day_seconds),
@@ -240,7 +250,10 @@ mod tests {
     #[test]
     fn each_rule_finds_its_offence() {
         #[allow(clippy::type_complexity)]
-        let cases: [(&str, fn(&mut Settings)); 25] = [
+        let cases: [(&str, fn(&mut Settings)); 28] = [
+            ("select.queries_max is 0", |s| s.select.queries_max = 0),
+            ("select.memory_bytes is 1", |s| s.select.memory_bytes = 1),
+            ("select.time_ms is 9", |s| s.select.time_ms = 9),
             ("identity.clock_skew_max_ms is 900001", |s| s.identity.clock_skew_max_ms = 900_001),
             ("identity.oidc_clock_skew_max_ms is 300001", |s| s.identity.oidc_clock_skew_max_ms = 300_001),
             ("identity.guesses_per_key_max is 9", |s| s.identity.guesses_per_key_max = 9),

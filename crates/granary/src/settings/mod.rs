@@ -246,6 +246,18 @@ settings! {
         keeper_interval_ms: u64 = 60_000,
     }
 
+    /// Queries over objects (SelectObjectContent), in builds that have them.
+    select: SelectSettings {
+        /// Queries evaluated at once, each on one core; more are answered `503 SlowDown`. From 1 to 1000.
+        queries_max: u32 = 8,
+        /// Memory that one query may hold, in bytes: the chunks of a Parquet row group that it reads, four times a JSON document.
+        /// From 16777216.
+        memory_bytes: u64 = 256 << 20,
+        /// How long one query may take, in milliseconds, however slowly its answer is taken; then it ends with the error `Busy`.
+        /// From 1000.
+        time_ms: u64 = 300_000,
+    }
+
     /// The admin endpoint: health, metrics, and what `granary status`, `drive` and `heal` talk to.
     admin: AdminSettings {
         /// Address and port to listen on. Requests other than health and metrics are signed with the root keys. On loopback it
