@@ -27,7 +27,7 @@ optimised: bootstrap ## Build the optimised binary as the demo and the benches u
 	cargo build --release --locked --workspace --bins
 
 release: bootstrap ## Build the optimised binary with all that it can have (S3 Select), as it is handed out
-	cargo build --release --locked --workspace --bins --features granary/select
+	cargo build --release --locked --workspace --bins --features granary/select --config 'profile.release.panic="unwind"'
 
 demo: optimised ## Build, start, and run a training pipeline through a kill -9
 	@$(call with_python,tests/requirements.txt) && PYTHON="$$GRANARY_PYTHON" GRANARY_BIN="$(RELEASE_BIN)" tests/demo/run.sh

@@ -40,6 +40,8 @@ pub use access_log::AccessLog;
 pub use context::{Ended, Peer, RequestObserver};
 pub use front::FrontDoor;
 pub use granary_select::Limits as SelectLimits;
+#[cfg(feature = "select")]
+pub use granary_select::is_evaluating;
 pub use ops::select::SelectConfig;
 pub use place::FrontBody;
 pub use run::{RUN_BYTES_MAX, RunRule};

@@ -16,7 +16,7 @@ mod object;
 mod request;
 
 #[cfg(feature = "engine")]
-pub use engine::{Events, run};
+pub use engine::{Events, is_evaluating, run};
 pub use error::{Code, Error};
 pub use event::{Counts, Event};
 pub use object::{Object, ReadError, Reading};

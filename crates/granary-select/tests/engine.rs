@@ -21,7 +21,7 @@ use futures::{StreamExt as _, stream};
 
 use granary_select::{
     Code, Compression, Counts, CsvInput, CsvOutput, Error, Event, Header, Input, JsonKind, Limits, Object, Output,
-    QuoteFields, Reading, Scan, Select, run,
+    QuoteFields, Reading, Scan, Select, is_evaluating, run,
 };
 
 /// An object in memory, in frames of a few bytes, that counts what is read of it.
@@ -48,6 +48,7 @@ impl Object for Memory {
         self.read_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         let frame_bytes = self.frame_bytes;
         stream::iter(std::iter::from_fn(move || {
+            assert!(!is_evaluating(), "what goes wrong in reading is not the query's");
             let frame = bytes.split_to(bytes.len().min(frame_bytes));
             (!frame.is_empty()).then_some(Ok(frame))
         }))

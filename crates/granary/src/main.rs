@@ -49,6 +49,19 @@ const DEV_DRIVES_DEFAULT: usize = 6;
 /// Keys for SSE-KMS that `granary dev` has when nothing is said: the ids that S3 test suites name.
 const DEV_KMS_KEYS: [&str; 2] = ["testkey-1", "testkey-2"];
 
+/// A panic ends the process, as it does in builds that abort on one: nothing goes on over what it left half done. But for a
+/// query's own work, which shares nothing with the rest: there it is an error of that query. (`make release` unwinds for this.)
+#[cfg(feature = "select")]
+fn end_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        if !granary_s3::is_evaluating() {
+            std::process::abort();
+        }
+    }));
+}
+
 /// Why the program ended.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
@@ -71,6 +84,8 @@ enum Failure {
 }
 
 fn main() -> ExitCode {
+    #[cfg(feature = "select")]
+    end_on_panic();
     let done = match Cli::parse().command {
         Command::Dev(args) => dev(args).map(|()| true),
         Command::Serve(args) => serve(args).map(|()| true),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use bzip2::write::MultiBzDecoder;
+use bzip2::{Decompress, Status};
 use flate2::write::MultiGzDecoder;
 use futures::StreamExt as _;
 
@@ -15,10 +15,11 @@ use crate::event::Counts;
 use crate::object::{Object, Reading};
 use crate::request::Compression;
 
-/// Compressed bytes given to a decoder at once. What they become at most is held: of gzip a thousandfold, of bzip2 twenty
-/// thousandfold (zeros), some 4 MiB either way.
+/// Compressed bytes given to gzip's decoder at once; they become a thousand times as many at most.
 const GZIP_BYTES: usize = 4 << 10;
-const BZIP2_BYTES: usize = 256;
+
+/// Bytes taken from bzip2's decoder at once.
+const BZIP2_OUT_BYTES: usize = 256 << 10;
 
 /// What has been done so far; read while it is being done.
 #[derive(Debug, Default)]
@@ -53,7 +54,40 @@ impl Meter {
 enum Decoder {
     None,
     Gzip(Box<MultiGzDecoder<Vec<u8>>>),
-    Bzip2(Box<MultiBzDecoder<Vec<u8>>>),
+    Bzip2(Bunzip),
+}
+
+/// bzip2, streams one after another included.
+struct Bunzip {
+    stream: Decompress,
+    /// In the middle of a stream.
+    is_within: bool,
+    /// The last step filled its buffer: there may be more without more input.
+    has_more: bool,
+}
+
+impl Bunzip {
+    fn new() -> Self {
+        Self { stream: Decompress::new(false), is_within: false, has_more: false }
+    }
+
+    fn step(&mut self, packed: &mut Bytes, window: &mut BytesMut) -> Result<(), ()> {
+        let before = self.stream.total_in();
+        let mut out = Vec::with_capacity(BZIP2_OUT_BYTES);
+        let status = self.stream.decompress_vec(packed, &mut out).map_err(|_| ())?;
+        let taken = usize::try_from(self.stream.total_in() - before).map_err(|_| ())?.min(packed.len());
+        packed.advance(taken);
+        window.extend_from_slice(&out);
+        if status == Status::StreamEnd {
+            *self = Self::new();
+        } else if taken == 0 && out.is_empty() && !packed.is_empty() {
+            return Err(());
+        } else {
+            self.is_within = true;
+            self.has_more = out.len() == out.capacity();
+        }
+        Ok(())
+    }
 }
 
 /// A window on the plain bytes: what has been read and not yet taken.
@@ -73,7 +107,7 @@ impl Feed {
         let decoder = match compression {
             Compression::None => Decoder::None,
             Compression::Gzip => Decoder::Gzip(Box::new(MultiGzDecoder::new(Vec::new()))),
-            Compression::Bzip2 => Decoder::Bzip2(Box::new(MultiBzDecoder::new(Vec::new()))),
+            Compression::Bzip2 => Decoder::Bzip2(Bunzip::new()),
         };
         let source = if range.is_empty() { futures::stream::empty().boxed() } else { object.read(range) };
         Self { source, decoder, packed: Bytes::new(), window: BytesMut::new(), is_at_end: false, meter }
@@ -83,8 +117,9 @@ impl Feed {
     pub(super) async fn fill(&mut self) -> Result<(), Error> {
         let before = self.window.len();
         while self.window.len() == before && !self.is_at_end {
-            if self.packed.is_empty() {
-                match self.source.next().await {
+            let has_more = matches!(&self.decoder, Decoder::Bzip2(bunzip) if bunzip.has_more);
+            if self.packed.is_empty() && !has_more {
+                match super::reading(self.source.next()).await {
                     Some(frame) => {
                         let frame = frame.map_err(|error| Error::new(Code::InternalError, error.0))?;
                         self.meter.scanned(frame.len());
@@ -118,47 +153,35 @@ impl Feed {
 
     fn decode(&mut self) -> Result<(), Error> {
         let bad =
-            |_| Error::new(Code::InvalidCompressionFormat, "The object is not compressed as CompressionType says.");
-        let at_once = match self.decoder {
-            Decoder::None => usize::MAX,
-            Decoder::Gzip(_) => GZIP_BYTES,
-            Decoder::Bzip2(_) => BZIP2_BYTES,
-        };
-        let some = self.packed.split_to(self.packed.len().min(at_once));
-        let plain = match &mut self.decoder {
-            Decoder::None => {
-                self.window.extend_from_slice(&some);
-                return Ok(());
-            }
+            || Error::new(Code::InvalidCompressionFormat, "The object is not compressed as CompressionType says.");
+        match &mut self.decoder {
+            Decoder::None => self.window.extend_from_slice(&std::mem::take(&mut self.packed)),
             Decoder::Gzip(decoder) => {
-                decoder.write_all(&some).map_err(bad)?;
-                decoder.get_mut()
+                let some = self.packed.split_to(self.packed.len().min(GZIP_BYTES));
+                decoder.write_all(&some).map_err(|_| bad())?;
+                let plain = decoder.get_mut();
+                self.window.extend_from_slice(plain);
+                plain.clear();
+                plain.shrink_to(1 << 20);
             }
-            Decoder::Bzip2(decoder) => {
-                decoder.write_all(&some).map_err(bad)?;
-                decoder.get_mut()
-            }
-        };
-        self.window.extend_from_slice(plain);
-        plain.clear();
-        plain.shrink_to(1 << 20);
+            Decoder::Bzip2(bunzip) => bunzip.step(&mut self.packed, &mut self.window).map_err(|()| bad())?,
+        }
         Ok(())
     }
 
     /// What the decoder still holds; an end in the middle of its format is told.
     fn end(&mut self) -> Result<(), Error> {
-        let cut = |_| Error::new(Code::TruncatedInput, "The object ends in the middle of its compressed data.");
-        let plain = match std::mem::replace(&mut self.decoder, Decoder::None) {
-            Decoder::None => return Ok(()),
-            // An object of no bytes is no gzip, and holds no records either.
-            Decoder::Gzip(_) | Decoder::Bzip2(_) if self.meter.counts().scanned_bytes == 0 => return Ok(()),
-            Decoder::Gzip(decoder) => decoder.finish().map_err(cut)?,
-            Decoder::Bzip2(mut decoder) => {
-                decoder.try_finish().map_err(cut)?;
-                std::mem::take(decoder.get_mut())
+        let cut = || Error::new(Code::TruncatedInput, "The object ends in the middle of its compressed data.");
+        // An object of no bytes is no gzip, and holds no records either.
+        let is_empty = self.meter.counts().scanned_bytes == 0;
+        match std::mem::replace(&mut self.decoder, Decoder::None) {
+            Decoder::Gzip(decoder) if !is_empty => {
+                let plain = decoder.finish().map_err(|_| cut())?;
+                self.window.extend_from_slice(&plain);
             }
-        };
-        self.window.extend_from_slice(&plain);
+            Decoder::Bzip2(bunzip) if bunzip.is_within => return Err(cut()),
+            _ => {}
+        }
         Ok(())
     }
 }

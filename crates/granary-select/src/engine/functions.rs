@@ -76,7 +76,7 @@ pub(super) fn json(value: (Expr, DataType)) -> Expr {
         let mut values = LargeStringBuilder::new();
         for row in 0..args[0].len() {
             values.append_option(match side.get(row) {
-                Val::Text(text) => Some(serde_json::Value::from(text.as_ref()).to_string().into()),
+                Val::Text(text) => Some(serde_json::Value::from(&*text).to_string().into()),
                 other => other.into_text(),
             });
         }

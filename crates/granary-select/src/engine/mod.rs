@@ -37,6 +37,27 @@ use crate::event::Event;
 use crate::object::Object;
 use crate::request::{Limits, Select};
 
+tokio::task_local! {
+    static IS_EVALUATING: bool;
+}
+
+/// Whether this thread is at work of a query's own, where a panic is caught and answered. (Reading the object is not.)
+#[must_use]
+pub fn is_evaluating() -> bool {
+    IS_EVALUATING.try_with(|is| *is).unwrap_or(false)
+}
+
+/// Reads the object for a query: what goes wrong there is not contained.
+async fn reading<F: Future>(work: F) -> F::Output {
+    IS_EVALUATING.scope(false, work).await
+}
+
+/// Evaluates; a panic is an error.
+async fn evaluating<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let caught = AssertUnwindSafe(IS_EVALUATING.scope(true, work)).catch_unwind().await;
+    caught.unwrap_or_else(|_| Err(broken()))
+}
+
 /// An answer: events up to `End`, or an error as the last.
 pub type Events = BoxStream<'static, Result<Event, Error>>;
 
@@ -56,14 +77,14 @@ const TICK: Duration = Duration::from_secs(3);
 pub async fn run(select: Select, object: Arc<dyn Object>, limits: Limits) -> Result<Events, Error> {
     select.check()?;
     let deadline = Instant::now() + limits.time;
-    let begin = AssertUnwindSafe(begin(select, object, limits, deadline)).catch_unwind();
-    let mut running = timeout_at(deadline, begin).await.map_err(|_| too_slow(limits.time))?.map_err(|_| broken())??;
-    let first = running.next_caught().await?;
+    let begin = evaluating(begin(select, object, limits, deadline));
+    let mut running = timeout_at(deadline, begin).await.map_err(|_| too_slow(limits.time))??;
+    let first = evaluating(running.next()).await?;
     let first = stream::iter(first.map(Ok));
     Ok(first
         .chain(stream::unfold(Some(running), |running| async move {
             let mut running = running?;
-            match running.next_caught().await {
+            match evaluating(running.next()).await {
                 Ok(Some(event)) => Some((Ok(event), Some(running))),
                 Ok(None) => None,
                 Err(error) => Some((Err(error), None)),
@@ -122,19 +143,18 @@ async fn begin(select: Select, object: Arc<dyn Object>, limits: Limits, deadline
 /// Parsing and planning recurse as deep as an expression is; a thread's stack of their own holds that.
 async fn on_deep_stack<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
     const STACK_BYTES: usize = 128 << 20;
-    let (tell, told) = tokio::sync::oneshot::channel();
-    let thread = std::thread::Builder::new().name("select-plan".to_owned()).stack_size(STACK_BYTES);
-    thread
-        .spawn(move || drop(tell.send(work())))
-        .map_err(|error| Error::new(Code::Busy, format!("no thread to plan in: {error}")))?;
-    told.await.map_err(|_| broken())
+    let work = move || {
+        let thread = std::thread::Builder::new().name("select-plan".to_owned()).stack_size(STACK_BYTES);
+        let thread = thread.spawn(move || IS_EVALUATING.sync_scope(true, work));
+        thread
+            .map_err(|error| Error::new(Code::Busy, format!("no thread to plan in: {error}")))?
+            .join()
+            .map_err(|_| broken())
+    };
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(broken()))
 }
 
 impl Running {
-    async fn next_caught(&mut self) -> Result<Option<Event>, Error> {
-        AssertUnwindSafe(self.next()).catch_unwind().await.unwrap_or_else(|_| Err(broken()))
-    }
-
     async fn next(&mut self) -> Result<Option<Event>, Error> {
         loop {
             let now = Instant::now();

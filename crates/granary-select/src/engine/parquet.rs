@@ -100,7 +100,7 @@ impl Source {
         self.check_memory(len)?;
         let mut reading = self.object.read(range);
         let mut bytes = BytesMut::with_capacity(len);
-        while let Some(frame) = reading.next().await {
+        while let Some(frame) = super::reading(reading.next()).await {
             let frame = frame.map_err(|error| self.fail(Error::new(Code::InternalError, error.0)))?;
             self.meter.scanned(frame.len());
             self.meter.processed(frame.len());

@@ -1,6 +1,6 @@
 //! Names and paths: which column or member an identifier means.
 
-use sqlparser::ast::{AccessExpr, Expr as Ast, Ident, Subscript, UnaryOperator, Value};
+use sqlparser::ast::{AccessExpr, Expr as Ast, Ident, Subscript, Value};
 
 use crate::error::{Code, Error};
 
@@ -120,7 +120,6 @@ fn subscript(index: &Ast, path: &Ast) -> Result<Step, Error> {
             Value::SingleQuotedString(text) => Ok(Step::Key(Name { text: text.clone(), is_exact: true })),
             _ => Err(bad_step(path)),
         },
-        Ast::UnaryOp { op: UnaryOperator::Minus, .. } => Err(bad_step(path)),
         _ => Err(bad_step(path)),
     }
 }

@@ -24,7 +24,7 @@ use super::open::Opened;
 use super::output::{Record, Writer};
 use super::parquet::{ParquetTable, STORE};
 use super::path::{self, Step};
-use super::sql::{self, Query1};
+use super::sql::{self, Parsed};
 use super::table::{Reader, table};
 use crate::error::{Code, Error};
 use crate::request::{Limits, Select};
@@ -82,7 +82,7 @@ pub(super) fn plan(select: Select, opened: Opened, limits: &Limits) -> Result<Pl
     Ok(Planned { plan, context: task, writer: Writer::new(record, select.output) })
 }
 
-fn lower(query: &Query1, columns: &mut Columns) -> Result<Lowered, Error> {
+fn lower(query: &Parsed, columns: &mut Columns) -> Result<Lowered, Error> {
     let alias = query.alias.as_ref();
     let mut lowering = Lowering::new(columns, alias);
     let mut filters: Vec<Expr> = Vec::new();

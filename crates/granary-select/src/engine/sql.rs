@@ -42,7 +42,7 @@ impl Dialect for S3Dialect {
 
 /// A SELECT, its parts as they were parsed.
 #[derive(Debug)]
-pub(super) struct Query1 {
+pub(super) struct Parsed {
     /// What is asked for; `None`: all of every record.
     pub(super) items: Option<Vec<(Ast, Option<Ident>)>>,
     /// Where the records are within what the object holds (JSON).
@@ -63,7 +63,7 @@ fn structure(what: &str) -> Error {
 }
 
 /// Parses an expression of at most 256 KiB. Run it where the stack is deep.
-pub(super) fn parse(text: &str) -> Result<Query1, Error> {
+pub(super) fn parse(text: &str) -> Result<Parsed, Error> {
     let mut tokens = tokens(text)?;
     let path = take_path(&mut tokens)?;
     mark_missing(&mut tokens);
@@ -188,7 +188,7 @@ fn mark_missing(tokens: &mut [TokenWithSpan]) {
     }
 }
 
-fn read(query: Query, path: Vec<Step>) -> Result<Query1, Error> {
+fn read(query: Query, path: Vec<Step>) -> Result<Parsed, Error> {
     let Query { with, body, order_by, limit_clause, fetch, locks, for_clause, settings, format_clause, pipe_operators } =
         query;
     let extras = [
@@ -219,7 +219,7 @@ fn read(query: Query, path: Vec<Step>) -> Result<Query1, Error> {
         })
     });
     let items = items(select.projection, alias.as_ref())?;
-    Ok(Query1 { items, path, alias, filter: select.selection, limit })
+    Ok(Parsed { items, path, alias, filter: select.selection, limit })
 }
 
 fn check_select(select: &AstSelect) -> Result<(), Error> {

@@ -86,7 +86,7 @@ impl<'a> Val<'a> {
     /// The order of two values. `None`: there is none between them, and they differ.
     pub(super) fn order(&self, other: &Self) -> Option<Ordering> {
         match (self, other) {
-            (Self::Text(left), Self::Text(right)) => Some(left.as_ref().cmp(right.as_ref())),
+            (Self::Text(left), Self::Text(right)) => Some(left.cmp(right)),
             (Self::Nested(left), Self::Nested(right)) => (left == right).then_some(Ordering::Equal),
             (Self::Bool(_), _) | (_, Self::Bool(_)) => Some(self.as_bool()?.cmp(&other.as_bool()?)),
             _ => match (self.as_number()?, other.as_number()?) {
