@@ -12,7 +12,7 @@ RELEASE_BIN := $(CARGO_TARGET_DIR)/release/granary
 with_python = GRANARY_PYTHON="$$(scripts/venv $(1))" && export GRANARY_PYTHON && export PATH="$$(dirname "$$GRANARY_PYTHON"):$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap build optimised demo test test-clients verify fix bench bench-ai bench-peers soak docker release config
+.PHONY: help bootstrap build optimised demo test test-clients test-select verify fix bench bench-ai bench-peers soak docker release config
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -40,6 +40,12 @@ test-clients: build ## The client tests with the heavier clients too (torch, Ten
 	cargo build --locked --manifest-path tests/clients/rust/Cargo.toml
 	@GRANARY_LOOPS_PYTHON="$${GRANARY_LOOPS_PYTHON:-$$(scripts/venv tests/requirements-loops.txt)}" && export GRANARY_LOOPS_PYTHON && \
 	$(call with_python,tests/requirements-clients.txt) && GRANARY_BIN="$(CARGO_TARGET_DIR)/debug/granary" "$$GRANARY_PYTHON" -m pytest -p no:cacheprovider tests/clients tests/docker
+
+test-select: bootstrap ## The tests of S3 Select, which builds DataFusion first
+	cargo test --locked --workspace --features granary/select --test engine
+	cargo test --locked --workspace --features granary/select --lib -- engine:: select::
+	cargo build --locked --workspace --bins --features granary/select
+	@$(call with_python,tests/requirements.txt) && GRANARY_BIN="$(CARGO_TARGET_DIR)/debug/granary" "$$GRANARY_PYTHON" -m pytest tests/clients/test_select.py
 
 verify: bootstrap ## Checks that never write: format, clippy, layers, tidy, generated files, licences
 	cargo fmt --all --check

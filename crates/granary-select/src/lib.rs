@@ -2,7 +2,7 @@
 //!
 //! [`Select`] is a request that has been read, [`Object`] the bytes it is about, and `run` the stream of [`Event`]s that
 //! answers it. The crate knows neither HTTP nor the store. DataFusion evaluates, and is behind the feature `engine`:
-//! without it only the types are here and [`AVAILABLE`] is false.
+//! without it only the types are here.
 //!
 //! What it guarantees: the SQL can name nothing but the one object, memory and time are bounded by [`Limits`], every error
 //! has the code that S3 documents for it, and nothing is read that the answer does not need (of Parquet: other columns'
@@ -21,8 +21,6 @@ pub use error::{Code, Error};
 pub use event::{Counts, Event};
 pub use object::{Object, ReadError, Reading};
 pub use request::{
-    Compression, CsvInput, CsvOutput, Header, Input, JsonKind, Limits, Output, QuoteFields, Scan, Select,
+    Compression, CsvInput, CsvOutput, Header, Input, JsonKind, Limits, Output, QuoteFields, RECORD_BYTES_MAX, Scan,
+    Select,
 };
-
-/// Whether this build can evaluate.
-pub const AVAILABLE: bool = cfg!(feature = "engine");
