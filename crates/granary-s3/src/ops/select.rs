@@ -44,8 +44,10 @@ pub(crate) async fn select_object_content(
     let select = select(input.request)?;
     select.check().map_err(|error| refusal(cx, &error))?;
     #[cfg(feature = "select")]
-    return engine::answer(front, cx, engine::Asked { bucket, key: input.key, headers: &headers, uri: &uri }, select)
-        .await;
+    {
+        let asked = engine::Asked { bucket, key: input.key, headers: &headers, uri: &uri };
+        engine::answer(front, cx, asked, select).await
+    }
     #[cfg(not(feature = "select"))]
     {
         let _ = (headers, uri, select);

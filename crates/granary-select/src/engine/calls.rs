@@ -347,7 +347,8 @@ impl Lowering<'_> {
 fn string(expr: Expr, data_type: DataType) -> Expr {
     match data_type {
         DataType::Utf8 => expr,
-        super::value::JSON => functions::text(expr),
+        // JSON.
+        DataType::LargeUtf8 => functions::text(expr),
         // Numbers as they are shown, which is as JSON writes them.
         other => functions::text(functions::json((expr, other))),
     }

@@ -59,12 +59,13 @@ impl Columns {
                 alias,
             )
         });
-        if names_object && path.len() > 1 {
+        let is_alone = path.len() == 1;
+        if names_object && !is_alone {
             path.remove(0);
         }
         match self {
             Self::Json { used } => {
-                let path = if names_object && path.len() == 1 && alias.is_some_and(|alias| names(&path, alias)) {
+                let path = if names_object && is_alone && alias.is_some_and(|alias| names(&path, alias)) {
                     Vec::new()
                 } else {
                     path

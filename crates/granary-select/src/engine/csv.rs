@@ -116,7 +116,7 @@ impl Shape {
                     None => return Ok(None),
                 }
             } else {
-                let end = self.plain(bytes, at, ends_at_delimiter);
+                let end = self.plain(bytes, at, is_all, ends_at_delimiter);
                 (FieldAt { range: at..end, is_escaped: false }, end)
             };
             let rest = &bytes[end..];
@@ -151,7 +151,7 @@ impl Shape {
     }
 
     /// Where an unquoted field ends.
-    fn plain(&self, bytes: &[u8], start: usize, ends_at_delimiter: bool) -> usize {
+    fn plain(&self, bytes: &[u8], start: usize, is_all: bool, ends_at_delimiter: bool) -> usize {
         let (field, record) = (self.field[0], self.record[0]);
         let mut at = start;
         loop {
@@ -161,7 +161,8 @@ impl Shape {
             at += found;
             let here = &bytes[at..];
             // A delimiter that is cut off by the window's end may be one: the caller asks for more.
-            let fits = |mark: &[u8]| here.starts_with(mark) || (here.len() < mark.len() && mark.starts_with(here));
+            let fits =
+                |mark: &[u8]| here.starts_with(mark) || (!is_all && here.len() < mark.len() && mark.starts_with(here));
             if fits(&self.field) || (ends_at_delimiter && fits(&self.record)) {
                 return at;
             }

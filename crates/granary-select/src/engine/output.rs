@@ -89,7 +89,8 @@ impl Writer {
     }
 
     fn json(&self, batch: &RecordBatch, row: usize, out: &mut Vec<u8>) -> Result<(), Error> {
-        if let (Record::Json, Some(raw)) = (&self.record, raw(batch, row))
+        if let Record::Json = &self.record
+            && let Some(raw) = raw(batch, row)
             && raw.starts_with('{')
         {
             out.extend_from_slice(compact(raw, true).as_bytes());

@@ -15,7 +15,7 @@ use granary_types::{BucketName, RangeSpec};
 use http::header::{IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE, RANGE};
 use http::{HeaderMap, HeaderName, Uri};
 use s3s::dto::{
-    self, ContinuationEvent, EndEvent, Progress, ProgressEvent, RecordsEvent, SelectObjectContentEvent,
+    ContinuationEvent, EndEvent, Progress, ProgressEvent, RecordsEvent, SelectObjectContentEvent,
     SelectObjectContentEventStream, SelectObjectContentOutput, Stats, StatsEvent,
 };
 use s3s::{S3ErrorCode, S3Response, S3Result};
@@ -149,7 +149,7 @@ fn framed(event: Event) -> SelectObjectContentEvent {
         }
         Event::Stats(all) => {
             let (bytes_scanned, bytes_processed, bytes_returned) = counts(all);
-            Framed::Stats(StatsEvent { details: Some(dto::Stats { bytes_processed, bytes_returned, bytes_scanned }) })
+            Framed::Stats(StatsEvent { details: Some(Stats { bytes_processed, bytes_returned, bytes_scanned }) })
         }
     }
 }
