@@ -9,8 +9,8 @@ use granary_types::{Checksum, Head};
 use serde::{Deserialize, Serialize};
 
 use crate::records::{
-    BucketOptions, BucketRecord, FrozenManifest, ObjectRecord, PartRecord, Retention, RetentionMode, UploadRecord,
-    VersionRecord, Versioning,
+    BucketOptions, BucketRecord, Fetched, FrozenManifest, ObjectRecord, PartRecord, Retention, RetentionMode,
+    UploadRecord, VersionRecord, Versioning,
 };
 
 /// A command with what the proposer adds.
@@ -434,6 +434,33 @@ pub enum Command {
         /// Blocks, and since when they are idle.
         blocks: Vec<(PartId, Timestamp)>,
     },
+    /// Adds a copy of an upstream's object. Refused with [`Refusal::Conflict`] unless the key is as whoever fetched it saw it,
+    /// and the upstream has its last change.
+    PutFetched {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: ObjectKey,
+        /// The object.
+        object: Box<ObjectRecord>,
+        /// The sealed chunk of an inline part.
+        inline: Option<Bytes>,
+        /// Random half of the version id, where the bucket gives one.
+        nonce: [u8; 8],
+        /// Where it came from.
+        source: Fetched,
+        /// Creation time of the copy that it takes the place of; `None`: nothing is there.
+        replaces: Option<Timestamp>,
+    },
+    /// Removes a copy of what the upstream no longer has. Refused with [`Refusal::Conflict`] if it is no longer there.
+    DropFetched {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: ObjectKey,
+        /// The copy's creation time.
+        created: Timestamp,
+    },
 }
 
 /// An object that the node puts into the audit bucket.
@@ -597,6 +624,9 @@ pub enum Refusal {
     /// A shared block that the write relied on is gone: the write has to be sent again.
     #[error("a block that the write shares was removed meanwhile: please send it again")]
     BlockGone,
+    /// Too much waits to be written to the bucket's upstream.
+    #[error("too many changes of the bucket wait to be written to its upstream")]
+    UpstreamBehind,
     /// What the node keeps for itself: nobody changes it, whatever their rights.
     #[error("{0}")]
     Protected(&'static str),
@@ -629,7 +659,7 @@ impl Refusal {
             Self::TooManyParts => "TooManyParts",
             Self::Conflict => "ConditionalRequestConflict",
             Self::TokenReused => "IdempotencyParameterMismatch",
-            Self::BlockGone => "SlowDown",
+            Self::BlockGone | Self::UpstreamBehind => "SlowDown",
             Self::Stale => "InternalError",
         }
     }

@@ -21,6 +21,7 @@ pub mod records;
 pub mod rescue;
 pub mod stats;
 pub mod store;
+pub mod upstream;
 
 pub use apply::AUDIT_KEEP_DAYS;
 pub use apply::expire::{LIFECYCLE_DOCUMENT, document_digest};

@@ -344,6 +344,39 @@ pub struct ObjectRecord {
     pub attributes: Attributes,
 }
 
+/// What held of an object's bytes when they came from an upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verified {
+    /// A checksum of all bytes that the upstream gave, and its length.
+    Checksum,
+    /// The MD5 that is the upstream's ETag, and its length.
+    Md5,
+    /// The length alone: the upstream gave nothing else.
+    Length,
+}
+
+/// Where a fetched object came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fetched {
+    /// The upstream's ETag, without quotes.
+    pub etag: String,
+    /// The upstream's `Last-Modified`.
+    pub modified: Timestamp,
+    /// When it was fetched.
+    pub at: Timestamp,
+    /// What held.
+    pub verified: Verified,
+}
+
+/// An object that a bucket has because its upstream has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchedObject {
+    /// The object.
+    pub object: ObjectRecord,
+    /// Where it came from.
+    pub source: Fetched,
+}
+
 /// What a version is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum VersionBody {
@@ -351,6 +384,8 @@ pub enum VersionBody {
     Object(Box<ObjectRecord>),
     /// A delete marker.
     DeleteMarker,
+    /// A copy of an upstream's object (`docs/adr/0015-upstream-buckets.md`).
+    Fetched(Box<FetchedObject>),
 }
 
 /// One immutable state of a key. (Tags, retention and legal hold are the exceptions that S3 makes.)
@@ -370,8 +405,42 @@ impl VersionRecord {
     pub fn object(&self) -> Option<&ObjectRecord> {
         match &self.body {
             VersionBody::Object(object) => Some(object),
+            VersionBody::Fetched(fetched) => Some(&fetched.object),
             VersionBody::DeleteMarker => None,
         }
+    }
+
+    /// The object, to be changed.
+    pub fn object_mut(&mut self) -> Option<&mut ObjectRecord> {
+        match &mut self.body {
+            VersionBody::Object(object) => Some(object),
+            VersionBody::Fetched(fetched) => Some(&mut fetched.object),
+            VersionBody::DeleteMarker => None,
+        }
+    }
+
+    /// Where it came from, if it is a copy of an upstream's object.
+    #[must_use]
+    pub fn fetched(&self) -> Option<&Fetched> {
+        match &self.body {
+            VersionBody::Fetched(fetched) => Some(&fetched.source),
+            VersionBody::Object(_) | VersionBody::DeleteMarker => None,
+        }
+    }
+
+    /// The same as an object of the bucket's own: it changed here.
+    #[must_use]
+    pub fn into_own(mut self) -> Self {
+        if let VersionBody::Fetched(fetched) = self.body {
+            self.body = VersionBody::Object(Box::new(fetched.object));
+        }
+        self
+    }
+
+    /// `Last-Modified` as clients see it: the upstream's where it is a copy of an upstream's object.
+    #[must_use]
+    pub fn modified(&self) -> Timestamp {
+        self.fetched().map_or(self.created, |source| source.modified)
     }
 
     /// Whether this is a delete marker.

@@ -111,7 +111,8 @@ pub(crate) fn http_date(at: Timestamp) -> String {
 const AMZ_DATE: &[FormatItem<'_>] = format_description!("[year][month][day]T[hour][minute][second]Z");
 
 /// `x-amz-date`'s form.
-pub(crate) fn amz_date(at: Timestamp) -> String {
+#[must_use]
+pub fn amz_date(at: Timestamp) -> String {
     i64::try_from(at.as_secs())
         .ok()
         .and_then(|secs| OffsetDateTime::from_unix_timestamp(secs).ok())
@@ -120,7 +121,8 @@ pub(crate) fn amz_date(at: Timestamp) -> String {
 }
 
 /// Any of the three forms of an HTTP date. RFC 850's two-digit years are taken to lie in 1970..2070.
-pub(crate) fn parse_http_date(text: &str) -> Option<Timestamp> {
+#[must_use]
+pub fn parse_http_date(text: &str) -> Option<Timestamp> {
     let text = text.trim();
     let parsed = time::PrimitiveDateTime::parse(text, IMF_FIXDATE)
         .or_else(|_| time::PrimitiveDateTime::parse(text, ASCTIME))
@@ -189,7 +191,8 @@ pub(crate) fn etag_match(headers: &HeaderMap, name: &HeaderName) -> Result<Optio
 
 /// What `encoding-type=url` means: everything but unreserved characters and `/` is percent-encoded. A space
 /// becomes `%20` and never `+`, so that clients which decode `+` and those which do not agree.
-pub(crate) fn percent_encode(text: &str) -> String {
+#[must_use]
+pub fn percent_encode(text: &str) -> String {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -205,7 +208,8 @@ pub(crate) fn percent_encode(text: &str) -> String {
 }
 
 /// The inverse, of a form field: `+` is a space. `None` where the encoding is broken or not UTF-8.
-pub(crate) fn form_decode(text: &str) -> Option<String> {
+#[must_use]
+pub fn form_decode(text: &str) -> Option<String> {
     percent_decoded(text, true, false).and_then(|bytes| String::from_utf8(bytes).ok())
 }
 

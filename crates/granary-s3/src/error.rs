@@ -12,6 +12,7 @@ use granary_store::StoreError;
 use granary_store::ai::AiError;
 use granary_store::api::BodyError;
 use granary_store::sse::SseError;
+use granary_store::upstream::UpstreamError;
 use granary_types::{ErrorKind, Timestamp, VersionId};
 use http::StatusCode;
 use http::header::{ALLOW, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED, RETRY_AFTER};
@@ -217,6 +218,12 @@ pub fn answer(error: &StoreError, is_chunk_signed: bool) -> Answer {
         )
         .with(RETRY_AFTER, &RETRY_AFTER_SECS.to_string())
         .our_fault(),
+        // Its words name the bucket and what was wrong; where the upstream is, only the operator's log says.
+        StoreError::Upstream { error: UpstreamError::Unreachable(_), .. } => {
+            Answer::new(503, Code::ServiceUnavailable, upstream_message(error))
+                .with(RETRY_AFTER, &RETRY_AFTER_SECS.to_string())
+        }
+        StoreError::Upstream { .. } => Answer::custom(502, "UpstreamError", upstream_message(error)),
         StoreError::Unavailable(why) => Answer::busy(why.clone()),
         StoreError::Drive(error) if error.kind() == ErrorKind::Unavailable => {
             Answer::busy("Too few drives answer. Please try again.").our_fault()
@@ -229,6 +236,11 @@ pub fn answer(error: &StoreError, is_chunk_signed: bool) -> Answer {
         )
         .our_fault(),
     }
+}
+
+fn upstream_message(error: &StoreError) -> String {
+    let text = error.to_string();
+    format!("{}{}.", text[..1].to_ascii_uppercase(), &text[1..])
 }
 
 fn encryption(error: &SseError) -> Answer {
@@ -367,6 +379,10 @@ fn refused(refusal: &Refusal) -> Answer {
         Refusal::BlockGone => {
             Answer::busy("A block that the write shares with an object was removed meanwhile. Please send it again.")
         }
+        Refusal::UpstreamBehind => Answer::busy(
+            "Too many changes of the bucket wait to be written to its upstream. Please reduce the rate, or see why the upstream takes \
+             none.",
+        ),
         Refusal::Stale => Answer::internal(),
         Refusal::Protected(why) => Answer::new(403, Code::AccessDenied, format!("Access Denied: {why}.")),
         Refusal::InvalidWriteOffset { .. } => Answer::custom(

@@ -4,7 +4,9 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use granary_meta::command::{CompletedPart, Condition, EtagMatch, RenameCondition};
-use granary_meta::records::{Attributes, BucketOptions, ObjectRecord, PartRecord, Sse, UploadRecord, VersionRecord};
+use granary_meta::records::{
+    Attributes, BucketOptions, Fetched, ObjectRecord, PartRecord, Sse, UploadRecord, VersionRecord,
+};
 use granary_types::{
     BucketName, ByteRange, Checksum, ChecksumAlgorithm, ChecksumKind, ObjectKey, RangeSpec, Timestamp, UploadId,
     VersionId,
@@ -183,6 +185,16 @@ pub struct ObjectInfo {
     pub parts_count: Option<u32>,
     /// For a part read, that part's own checksum.
     pub part_checksum: Option<Checksum>,
+    /// Where it came from, if it is a copy of an upstream's object.
+    pub fetched: Option<Fetched>,
+}
+
+impl ObjectInfo {
+    /// Since when it is here, which is what rules about age count from.
+    #[must_use]
+    pub fn stored(&self) -> Timestamp {
+        self.fetched.as_ref().map_or(self.created, |fetched| fetched.at)
+    }
 }
 
 /// `CopyObject` and the source side of `UploadPartCopy`.

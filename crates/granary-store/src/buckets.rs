@@ -12,6 +12,7 @@ use crate::api::{
 use crate::audit::keyed;
 use crate::error::StoreError;
 use crate::inner::{Inner, from_meta};
+use crate::upstream::shown;
 
 impl Inner {
     pub(crate) async fn create_bucket(&self, request: CreateBucketRequest) -> Result<()> {
@@ -85,8 +86,17 @@ impl Inner {
         Ok(())
     }
 
-    pub(crate) fn list(&self, bucket: &BucketName, request: &ListRequest) -> Result<ListPage> {
+    /// A page as clients see it: with what the bucket's upstream has.
+    pub(crate) async fn list(&self, bucket: &BucketName, request: &ListRequest) -> Result<ListPage> {
         let bucket = self.bucket(bucket)?;
+        match self.source(&bucket)? {
+            Some(source) => self.list_through(&bucket, &source, request).await,
+            None => Ok(shown(self.list_here(&bucket, request)?)),
+        }
+    }
+
+    /// A page of what is here, as it is kept.
+    pub(crate) fn list_here(&self, bucket: &BucketRecord, request: &ListRequest) -> Result<ListPage> {
         if request.max_keys == 0 {
             return Ok(ListPage::default());
         }

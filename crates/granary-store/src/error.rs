@@ -2,9 +2,10 @@
 
 use granary_drive::api::DriveError;
 use granary_meta::command::Refusal;
-use granary_types::{ChecksumAlgorithm, ErrorKind, VersionId};
+use granary_types::{BucketName, ChecksumAlgorithm, ErrorKind, VersionId};
 
 use crate::sse::SseError;
+use crate::upstream::UpstreamError;
 
 /// Errors of the store.
 #[derive(Debug, thiserror::Error)]
@@ -120,6 +121,14 @@ pub enum StoreError {
         /// Where to ask.
         region: String,
     },
+    /// The bucket's upstream did not do what was needed of it. Names the bucket, never where the upstream is.
+    #[error("the upstream of bucket {bucket} {error}")]
+    Upstream {
+        /// Bucket.
+        bucket: BucketName,
+        /// Why.
+        error: UpstreamError,
+    },
     /// A promise broken inside.
     #[error("{0}")]
     Internal(String),
@@ -140,7 +149,7 @@ impl StoreError {
                 | Refusal::Precondition(_)
                 | Refusal::WriteOnce
                 | Refusal::Stale => ErrorKind::Conflict,
-                Refusal::BlockGone => ErrorKind::Unavailable,
+                Refusal::BlockGone | Refusal::UpstreamBehind => ErrorKind::Unavailable,
                 _ => ErrorKind::Invalid,
             },
             Self::NoSuchBucket
@@ -165,7 +174,9 @@ impl StoreError {
                 SseError::NoSuchKmsKey(_) => ErrorKind::NotFound,
                 _ => ErrorKind::Invalid,
             },
-            Self::Unavailable(_) | Self::KeysUnavailable(_) | Self::Full => ErrorKind::Unavailable,
+            Self::Unavailable(_) | Self::KeysUnavailable(_) | Self::Full | Self::Upstream { .. } => {
+                ErrorKind::Unavailable
+            }
             Self::Corrupt(_) => ErrorKind::Corrupt,
             Self::Drive(error) => error.kind(),
             Self::Internal(_) => ErrorKind::Internal,

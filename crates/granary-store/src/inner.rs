@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use granary_crypto::{BlobKey, BucketKeys, KeyProvider, KmsKey, Secret32};
@@ -27,6 +27,7 @@ use crate::md5_farm::Md5Farm;
 use crate::meter::{self, waiting};
 use crate::sse::SseError;
 use crate::stats::StoreStats;
+use crate::upstream::{Flights, Memory, Sources, UpstreamOptions, UpstreamStats, Wire};
 
 /// Settings of the store.
 #[derive(Debug, Clone)]
@@ -65,6 +66,8 @@ pub struct StoreOptions {
     pub audit: AuditOptions,
     /// How long a day of lifecycle rules is: shorter than a day in tests only.
     pub lifecycle_day: Duration,
+    /// How other endpoints are read through to.
+    pub upstream: UpstreamOptions,
 }
 
 impl Default for StoreOptions {
@@ -87,6 +90,7 @@ impl Default for StoreOptions {
             keeper_interval: Duration::from_secs(60),
             audit: AuditOptions::default(),
             lifecycle_day: Duration::from_secs(86_400),
+            upstream: UpstreamOptions::default(),
         }
     }
 }
@@ -124,6 +128,16 @@ pub(crate) struct Inner {
     /// When objects of caches were read.
     pub(crate) uses: crate::ai::keeper::Uses,
     manifests: RwLock<HashMap<UploadId, Arc<Vec<PartRecord>>>>,
+    /// The client that talks to upstreams, where there is one.
+    pub(crate) wire: OnceLock<Wire>,
+    /// Upstreams of buckets, open.
+    pub(crate) sources: Sources,
+    /// Fetches from upstreams, by key.
+    pub(crate) flights: Arc<Flights>,
+    /// How many may run.
+    pub(crate) fetches: Arc<Semaphore>,
+    pub(crate) upstream_memory: Memory,
+    pub(crate) upstream_stats: UpstreamStats,
 }
 
 /// Unit of the ingest memory semaphore.
@@ -145,6 +159,7 @@ impl Inner {
             .unwrap_or(Semaphore::MAX_PERMITS)
             .clamp(1, Semaphore::MAX_PERMITS);
         let cache_bytes = options.cache_bytes;
+        let fetches_max = options.upstream.fetches_max;
         Self {
             meta,
             stripes,
@@ -167,6 +182,12 @@ impl Inner {
             kms_keys: RwLock::default(),
             keys_turn: tokio::sync::Mutex::default(),
             manifests: RwLock::default(),
+            wire: OnceLock::new(),
+            sources: Sources::default(),
+            flights: Arc::default(),
+            fetches: Arc::new(Semaphore::new(fetches_max)),
+            upstream_memory: Memory::default(),
+            upstream_stats: UpstreamStats::default(),
         }
     }
 
@@ -212,6 +233,7 @@ impl Inner {
 
     /// Proposes a command, with the audit event of the request that this runs in; a refusal becomes an error.
     pub(crate) async fn propose(&self, command: Command) -> Result<Outcome> {
+        let _held = self.hold_changed(&command).await?;
         let scope = audit::current();
         let event = audit::event_of(scope.as_ref(), &command, &*self.index()?, &self.options.region, self.clock.now());
         let has_event = event.is_some();

@@ -36,6 +36,7 @@ pub mod sse;
 mod stats;
 mod store;
 mod tables;
+pub mod upstream;
 
 pub use api::{ObjectReader, ObjectStore};
 pub use audit::{AuditLog, AuditOptions, AuditScope};

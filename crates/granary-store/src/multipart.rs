@@ -107,6 +107,7 @@ impl Inner {
         customer_key: Option<CustomerKey>,
     ) -> Result<UploadedPart> {
         check_number(number)?;
+        self.ensure_here(&source.bucket, &source.key, source.version).await?;
         let FoundSource { bucket: source_bucket, record, inline, range } = self.copy_source(&source)?;
         let object = record.object().ok_or(StoreError::NoSuchKey { delete_marker: None })?;
         let target = self.bucket(bucket)?;

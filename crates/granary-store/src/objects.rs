@@ -177,16 +177,34 @@ impl Inner {
         Ok((must_be_object(found, version)?, inline))
     }
 
-    pub(crate) fn head(&self, request: &GetRequest) -> Result<ObjectInfo> {
+    pub(crate) async fn head(self: &Arc<Self>, request: &GetRequest) -> Result<ObjectInfo> {
         let bucket = self.bucket(&request.bucket)?;
-        let record = self.find(&bucket, &request.key, request.version)?;
-        self.info(&bucket, record, request)
+        // Who asks without any wish to open it decides about what is here: tags, locks, grants.
+        let is_through = request.version.is_none() && !matches!(request.unlock, Unlock::Unneeded);
+        match if is_through { self.source(&bucket)? } else { None } {
+            Some(source) => self.head_through(&bucket, &source, request).await,
+            None => self.head_here(&bucket, request),
+        }
     }
 
-    fn info(&self, bucket: &BucketRecord, record: VersionRecord, request: &GetRequest) -> Result<ObjectInfo> {
-        let VersionRecord { version, created, body } = record;
-        let VersionBody::Object(object) = body else { return Err(StoreError::NoSuchKey { delete_marker: None }) };
-        let version = shown(bucket, version);
+    pub(crate) fn head_here(&self, bucket: &BucketRecord, request: &GetRequest) -> Result<ObjectInfo> {
+        let record = self.find(bucket, &request.key, request.version)?;
+        self.info(bucket, record, request)
+    }
+
+    pub(crate) fn info(
+        &self,
+        bucket: &BucketRecord,
+        record: VersionRecord,
+        request: &GetRequest,
+    ) -> Result<ObjectInfo> {
+        let created = record.modified();
+        let version = shown(bucket, record.version);
+        let (object, fetched) = match record.body {
+            VersionBody::Object(object) => (*object, None),
+            VersionBody::Fetched(fetched) => (fetched.object, Some(fetched.source)),
+            VersionBody::DeleteMarker => return Err(StoreError::NoSuchKey { delete_marker: None }),
+        };
         check_unlock(&object.attributes.sse, &request.unlock)?;
         check_read(&request.condition, &object.etag, created, version)?;
         let parts_count = match object.parts {
@@ -206,7 +224,7 @@ impl Inner {
             }
         };
         let partial = request.portion != Portion::Whole;
-        Ok(ObjectInfo { version, created, object: *object, range, partial, parts_count, part_checksum })
+        Ok(ObjectInfo { version, created, object, range, partial, parts_count, part_checksum, fetched })
     }
 
     fn part_range(&self, object: &ObjectRecord, number: u16) -> Result<(ByteRange, Option<granary_types::Checksum>)> {
@@ -289,12 +307,23 @@ impl Inner {
 
     pub(crate) async fn get(self: &Arc<Self>, request: GetRequest) -> Result<(ObjectInfo, BodyOut)> {
         let bucket = self.bucket(&request.bucket)?;
-        let (record, inline) = self.find_with_inline(&bucket, &request.key, request.version)?;
-        let info = self.info(&bucket, record, &request)?;
+        match if request.version.is_none() { self.source(&bucket)? } else { None } {
+            Some(source) => self.get_through(&bucket, &source, &request).await,
+            None => self.get_here(&bucket, &request).await,
+        }
+    }
+
+    pub(crate) async fn get_here(
+        self: &Arc<Self>,
+        bucket: &BucketRecord,
+        request: &GetRequest,
+    ) -> Result<(ObjectInfo, BodyOut)> {
+        let (record, inline) = self.find_with_inline(bucket, &request.key, request.version)?;
+        let info = self.info(bucket, record, request)?;
         if bucket.documents.contains_key(crate::ai::keeper::CACHE) {
             self.uses.touch(bucket.id, request.key.as_str(), self.clock.now());
         }
-        let body = self.read(&bucket, &info.object, inline, info.range, &request.unlock).await?;
+        let body = self.read(bucket, &info.object, inline, info.range, &request.unlock).await?;
         Ok((info, body))
     }
 
@@ -338,7 +367,7 @@ impl Inner {
         let (record, inline) = self.find_with_inline(&bucket, &source.key, source.version)?;
         let object = record.object().ok_or(StoreError::NoSuchKey { delete_marker: None })?;
         check_unlock(&object.attributes.sse, &source.unlock)?;
-        check_copy_source(&source.condition, &object.etag, record.created)?;
+        check_copy_source(&source.condition, &object.etag, record.modified())?;
         let range = match source.range {
             None => ByteRange::whole(object.size_bytes),
             Some((first, last)) if first <= last && last < object.size_bytes => {
@@ -353,6 +382,7 @@ impl Inner {
     }
 
     pub(crate) async fn copy(self: &Arc<Self>, request: CopyRequest) -> Result<CopyResponse> {
+        self.ensure_here(&request.source.bucket, &request.source.key, request.source.version).await?;
         let FoundSource { bucket: source_bucket, record, inline, range } = self.copy_source(&request.source)?;
         let source_version = shown(&source_bucket, record.version);
         let source = record.object().ok_or(StoreError::NoSuchKey { delete_marker: None })?;

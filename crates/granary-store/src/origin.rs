@@ -41,6 +41,11 @@ impl Inner {
     }
 }
 
+/// `x-amz-request-id` of the request that this runs in, if any.
+pub(crate) fn request_id() -> String {
+    ORIGIN.try_with(|origin| origin.request_id.clone()).unwrap_or_default()
+}
+
 /// The bucket of a command that makes events.
 fn bucket_of(command: &Command) -> Option<BucketId> {
     match command {

@@ -25,6 +25,7 @@ use crate::keys::{BucketKeyInfo, SharedShelf};
 use crate::node::status::HealStatus;
 use crate::sse::KmsKeyInfo;
 use crate::stats::StoreStats;
+use crate::upstream::{DefaultSse, Upstream, UpstreamStats, Wire};
 
 /// The object store of a node. Cheap to clone.
 #[derive(Clone)]
@@ -165,6 +166,18 @@ impl Store {
         Ok(all)
     }
 
+    /// Says who talks to upstreams, and how a bucket's default encryption is told. Once.
+    pub fn set_upstream_client(&self, client: Arc<dyn Upstream>, default_sse: DefaultSse) {
+        let is_first = self.inner.wire.set(Wire { client, default_sse }).is_ok();
+        assert!(is_first, "the client is set once");
+    }
+
+    /// Counters of buckets with upstreams.
+    #[must_use]
+    pub fn upstream_stats(&self) -> &UpstreamStats {
+        &self.inner.upstream_stats
+    }
+
     /// One round of lifecycle, now (or the rest of one that was interrupted).
     ///
     /// # Errors
@@ -222,11 +235,15 @@ impl ObjectStore for Store {
     }
 
     fn open(&self, request: GetRequest) -> BoxFuture<'_, Result<std::sync::Arc<dyn ObjectReader>>> {
-        std::future::ready(self.inner.open(&request)).boxed()
+        async move {
+            self.inner.ensure_here(&request.bucket, &request.key, request.version).await?;
+            self.inner.open(&request)
+        }
+        .boxed()
     }
 
     fn head(&self, request: GetRequest) -> BoxFuture<'_, Result<ObjectInfo>> {
-        std::future::ready(self.inner.head(&request)).boxed()
+        async move { self.inner.head(&request).await }.boxed()
     }
 
     fn copy(&self, request: CopyRequest) -> BoxFuture<'_, Result<CopyResponse>> {
@@ -252,7 +269,7 @@ impl ObjectStore for Store {
     }
 
     fn list<'a>(&'a self, bucket: &'a BucketName, request: &'a ListRequest) -> BoxFuture<'a, Result<ListPage>> {
-        std::future::ready(self.inner.list(bucket, request)).boxed()
+        self.inner.list(bucket, request).boxed()
     }
 
     fn list_versions<'a>(

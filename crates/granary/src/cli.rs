@@ -11,6 +11,7 @@ use granary_types::Scheme;
 use crate::audit::cli::AuditCommand;
 use crate::cli_access::{Common, GroupCommand, KeyCreate, PolicyCommand, UserCommand, WhichKey};
 use crate::cli_ai::{CacheCommand, CheckpointCommand, DatasetCommand, PresetCommand};
+use crate::cli_upstream::UpstreamCommand;
 use crate::residency_cli::ResidencyCommand;
 
 /// A self-hosted, S3-compatible object store for AI work: training data in, checkpoints out.
@@ -374,6 +375,9 @@ pub(crate) enum BucketCommand {
     /// How much a bucket may hold
     #[command(subcommand)]
     Quota(QuotaCommand),
+    /// Another S3 endpoint that a bucket reads through to
+    #[command(subcommand)]
+    Upstream(UpstreamCommand),
 }
 
 /// `granary bucket quota ...`.
@@ -457,6 +461,9 @@ mod tests {
             "granary key kms list --json",
             "granary bucket quota set b --bytes 10GiB --objects none",
             "granary bucket quota show b --json",
+            "granary bucket upstream set b --endpoint https://h --bucket n --prefix p/ --region r --regions r,s --access-key-file a --secret-key-file s --write-back --path-style --ca-file c --revalidate 60 --absent 5",
+            "granary bucket upstream show b --json",
+            "granary bucket upstream clear b --discard-pending",
             "granary status --json",
             "granary checkpoint latest b/run --json",
             "granary dataset freeze b/p --from raw/a --from raw/b",
@@ -507,6 +514,9 @@ mod tests {
             "granary key delete",
             "granary dev --preset x",
             "granary bucket quota set b",
+            "granary bucket upstream set b --endpoint https://h",
+            "granary bucket upstream set b --endpoint https://h --bucket n --access-key-file a",
+            "granary bucket upstream set b --endpoint https://h --bucket n --secret-key s",
             "granary bucket quota set b --bytes 10XiB",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

@@ -8,11 +8,12 @@ use serde_json::{Value, json};
 
 use crate::admin::client::{Client, ClientError};
 use crate::cli::{BucketCommand, DriveCommand, HealArgs, HealthArgs, NodeArgs, QuotaCommand, StatusArgs};
+use crate::commands_upstream;
 
 /// Between two looks at a repair or scrub that runs.
 const POLL: Duration = Duration::from_millis(500);
 
-type Result<T> = std::result::Result<T, ClientError>;
+pub(crate) type Result<T> = std::result::Result<T, ClientError>;
 
 pub(crate) fn get(client: &Client, path: &str) -> Result<Value> {
     decode(client, &client.request("GET", path, &Value::Null)?)
@@ -184,7 +185,10 @@ pub(crate) fn drive(command: &DriveCommand) -> Result<bool> {
 
 /// `granary bucket`.
 pub(crate) fn bucket(command: &BucketCommand) -> Result<()> {
-    let BucketCommand::Quota(command) = command;
+    let command = match command {
+        BucketCommand::Quota(command) => command,
+        BucketCommand::Upstream(command) => return commands_upstream::upstream(command),
+    };
     match command {
         QuotaCommand::Set { bucket, bytes, objects, node } => {
             let mut body = json!({ "bucket": bucket });

@@ -4,49 +4,25 @@
 //! Guarantees: bounded in time and bytes; no redirects, no proxies; hosts and paths are those that
 //! [`granary_access::oidc::issuer_name`] takes.
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use granary_access::oidc::{DOCUMENT_BYTES_MAX, Fetch, issuer_name};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+
+use crate::outbound::{self, Roots};
 
 /// From connecting to the last byte.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Where distributions keep the system's certificates.
-const SYSTEM_CERTIFICATES: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
-
 /// The fetcher. TLS is prepared when it is first needed.
 pub(crate) struct HttpFetch {
     /// Certificates to trust instead of the system's.
     ca_file: Option<PathBuf>,
     tls: OnceLock<Result<TlsConnector, String>>,
-}
-
-fn connector(ca_file: Option<&Path>) -> Result<TlsConnector, String> {
-    let path = ca_file.or_else(|| SYSTEM_CERTIFICATES.iter().map(Path::new).find(|path| path.exists()));
-    let path = path.ok_or("no system certificates were found")?;
-    let file = std::fs::File::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add_parsable_certificates(
-        CertificateDer::pem_reader_iter(std::io::BufReader::new(file)).filter_map(Result::ok),
-    );
-    let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 impl HttpFetch {
@@ -65,9 +41,13 @@ impl HttpFetch {
             None => (authority, if secure { 443 } else { 80 }),
         };
         let host = host.trim_start_matches('[').trim_end_matches(']');
-        let stream = TcpStream::connect((host, port)).await.map_err(|error| error.to_string())?;
+        let stream = outbound::dial(host, port, TIMEOUT).await?;
         if secure {
-            let tls = self.tls.get_or_init(|| connector(self.ca_file.as_deref())).as_ref().map_err(Clone::clone)?;
+            let tls = self
+                .tls
+                .get_or_init(|| outbound::connector(&Roots::File(self.ca_file.as_deref())))
+                .as_ref()
+                .map_err(Clone::clone)?;
             let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
             let stream = tls.connect(name, stream).await.map_err(|error| error.to_string())?;
             exchange(stream, authority, path).await

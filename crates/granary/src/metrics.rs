@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use granary_drive::api::DriveHealth;
 use granary_drive::stats::{DriveStats, Latency};
+use granary_meta::upstream::bucket_of_target;
 use granary_s3::{AccessLog, Ended, RequestObserver};
 use granary_store::ObjectStore as _;
 use granary_store::node::Node;
@@ -272,6 +273,7 @@ impl Page {
         self.quotas(node)?;
         self.deduplication(node)?;
         self.notifications(node, notifier)?;
+        self.upstreams(node)?;
 
         let status = node.status();
         self.gauge("granary_buckets", "Buckets.", i64::try_from(status.buckets).unwrap_or(i64::MAX))?;
@@ -332,7 +334,8 @@ impl Page {
 
     /// Queues of events and what was delivered of them.
     fn notifications(&mut self, node: &Node, notifier: Option<&Notifier>) -> Added {
-        let queues = node.store().event_queues().unwrap_or_default();
+        let mut queues = node.store().event_queues().unwrap_or_default();
+        queues.retain(|(target, _)| bucket_of_target(target).is_none());
         let waiting: Vec<_> = queues.iter().map(|(arn, queue)| (arn.clone(), signed(queue.count))).collect();
         self.gauges("granary_notify_waiting_events", "Events that wait for their target.", "target", &waiting)?;
         let mut counted: Vec<_> = queues.into_iter().map(|(arn, queue)| (arn, "dropped", queue.dropped)).collect();
@@ -348,6 +351,48 @@ impl Page {
             "What became of events: `dropped` because too many waited (since the store was made), the others since start.",
             ["target", "event"],
             &counted,
+        )
+    }
+
+    /// Reads through to upstreams, and what waits to be written there.
+    fn upstreams(&mut self, node: &Node) -> Added {
+        let mut counted = Vec::new();
+        let mut failed = Vec::new();
+        for (bucket, stats) in node.store().upstream_stats().all() {
+            for (event, value) in stats.all() {
+                match event {
+                    "write_failures" | "given_up" => failed.push((bucket.as_str().to_owned(), event, value)),
+                    _ => counted.push((bucket.as_str().to_owned(), event, value)),
+                }
+            }
+        }
+        self.counters(
+            "granary_upstream_events_total",
+            "Reads of buckets that have an upstream, what was fetched (objects, bytes), and what went wrong there, by name.",
+            ["bucket", "event"],
+            &counted,
+        )?;
+        self.counters(
+            "granary_upstream_failed_total",
+            "Writes to upstreams that failed (`write_failures`, tried again) and keys that were given up (`given_up`).",
+            ["bucket", "event"],
+            &failed,
+        )?;
+        let names: std::collections::HashMap<_, _> =
+            node.store().list_buckets().unwrap_or_default().into_iter().map(|bucket| (bucket.id, bucket)).collect();
+        let queues = node.store().event_queues().unwrap_or_default();
+        let pending: Vec<_> = queues
+            .into_iter()
+            .filter_map(|(target, queue)| {
+                let bucket = names.get(&bucket_of_target(&target)?)?;
+                Some((bucket.name.as_str().to_owned(), signed(queue.count)))
+            })
+            .collect();
+        self.gauges(
+            "granary_upstream_pending",
+            "Changes that wait to be written to the bucket's upstream.",
+            "bucket",
+            &pending,
         )
     }
 

@@ -294,6 +294,7 @@ async fn live(start: Start, data: DataDir) -> Result<(), ServeError> {
     }
     let iam = Arc::new(access::open(&node, &keys, owner, &settings)?);
     let service = engine::front_door(&node, Arc::clone(&iam), &settings, Arc::clone(&metrics))?;
+    node.store().set_upstream_client(Arc::new(crate::upstream::S3Client::default()), granary_s3::default_sse);
     node.start_background();
     admin.set_node(Arc::clone(&node), Arc::clone(&iam));
     let last_used = access::keep_last_used(Arc::clone(&iam));
@@ -309,6 +310,11 @@ async fn live(start: Start, data: DataDir) -> Result<(), ServeError> {
     let notifier = Notifier::start(node.store(), &settings.notify_targets(), region, &host_id, &s3_drained)
         .map_err(ServeError::Notify)?;
     metrics.set_notifier(notifier);
+    let (stop_write_back, write_back_stop) = watch::channel(false);
+    let write_back = {
+        let store = node.store().clone();
+        tokio::spawn(async move { store.write_back_forever(write_back_stop).await })
+    };
     let access_log = service.access_log();
     metrics.set_access_log(Arc::clone(&access_log));
     let log_task = {
@@ -358,6 +364,8 @@ async fn live(start: Start, data: DataDir) -> Result<(), ServeError> {
     if let Err(error) = iam.save_last_used().await {
         tracing::warn!(%error, "when keys were last used is not written down");
     }
+    stop_write_back.send_replace(true);
+    let _ended = write_back.await;
     for stream in streams {
         stream.abort();
         let _cut = stream.await;

@@ -33,7 +33,9 @@ impl Cx<'_, '_> {
         self.check_not_frozen(&slot.bucket, key.as_str())?;
         self.check(condition, slot.current.as_ref())?;
         let Some(current) = slot.current.clone() else { return Err(Refusal::NoSuchKey.into()) };
-        let VersionBody::Object(mut object) = current.body.clone() else { return Err(Refusal::NoSuchKey.into()) };
+        let VersionBody::Object(mut object) = current.clone().into_own().body else {
+            return Err(Refusal::NoSuchKey.into());
+        };
         if slot.bucket.versioning == Versioning::Enabled || !current.version.is_null() {
             return Err(Refusal::InvalidState("objects of versioned buckets cannot be appended to").into());
         }
@@ -98,6 +100,7 @@ impl Cx<'_, '_> {
         let new = VersionRecord { version, created, body: VersionBody::Object(object) };
         self.batch.put(Family::Current, &slot.object_key(), &new);
         self.batch.usage(bucket).bytes += part.payload_bytes;
+        self.write_back(&slot.bucket, key, &new)?;
         self.notify(&slot.bucket, key, EventKind::CreatedPut, &new);
         Ok(outcome)
     }

@@ -59,7 +59,9 @@ impl Cx<'_, '_> {
             | Command::AbortUpload { bucket, .. }
             | Command::Expire { bucket, .. }
             | Command::Append { bucket, .. }
-            | Command::Rename { bucket, .. } => of(bucket),
+            | Command::Rename { bucket, .. }
+            | Command::PutFetched { bucket, .. }
+            | Command::DropFetched { bucket, .. } => of(bucket),
             Command::From { command, .. } => self.is_protected(command),
             Command::DeleteBucket { name } | Command::Dataset { bucket: name, .. } => name.as_str() == AUDIT_BUCKET,
             Command::ChangeBucket { name, change } => match change {

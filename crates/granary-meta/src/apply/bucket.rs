@@ -48,6 +48,7 @@ impl Cx<'_, '_> {
                 return Err(Refusal::BucketNotEmpty.into());
             }
         }
+        self.check_written_back(&record)?;
         self.batch.delete_bucket(&record);
         Ok(Outcome::Done)
     }
@@ -83,6 +84,7 @@ impl Cx<'_, '_> {
                 record.options.quota_objects = *objects;
             }
         }
+        self.check_upstream(&record)?;
         if let BucketChange::Document { name, value: Some(_) } = change
             && name == NOTIFICATION_DOCUMENT
         {

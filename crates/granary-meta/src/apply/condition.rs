@@ -15,7 +15,7 @@ fn matches(wanted: &EtagMatch, etag: &str) -> bool {
 impl Cx<'_, '_> {
     /// Checks `condition` against what is there; a delete marker counts as nothing.
     pub(super) fn check(&self, condition: &Condition, there: Option<&VersionRecord>) -> Step<()> {
-        let object = there.and_then(|v| v.object().map(|o| (v.created, o)));
+        let object = there.and_then(|v| v.object().map(|o| (v.modified(), o)));
         if let Some(wanted) = &condition.if_match {
             match object {
                 None => return Err(Refusal::NoSuchKey.into()),

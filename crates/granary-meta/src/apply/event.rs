@@ -12,6 +12,7 @@ use crate::events::{
 use crate::index::layout::{EVENT_SEQUENCE, event_key, event_queue_key};
 use crate::index::{EventQueue, Family};
 use crate::records::{BucketRecord, VersionRecord, Versioning};
+use crate::upstream::bucket_of_target;
 
 /// Events that a command has made so far, each with its target.
 #[derive(Default)]
@@ -45,7 +46,7 @@ impl Cx<'_, '_> {
         }
     }
 
-    fn event(
+    pub(super) fn event(
         &mut self,
         bucket: &BucketRecord,
         target: String,
@@ -78,6 +79,10 @@ impl Cx<'_, '_> {
             sequence += 1;
             record.sequence = sequence;
             self.batch.put(Family::Events, &event_key(&target, sequence), &record);
+            let upstream = bucket_of_target(&target);
+            if let (Some(bucket), Some(object)) = (upstream, &record.object) {
+                self.mark_unwritten(bucket, &object.key, sequence);
+            }
             let queue = match queues.get_mut(&target) {
                 Some(queue) => queue,
                 None => {
@@ -87,7 +92,8 @@ impl Cx<'_, '_> {
             };
             queue.count += 1;
             // One goes for each command that adds one: a command makes a handful, so the queue stays near its bound.
-            if queue.count > EVENTS_PER_TARGET_MAX
+            if upstream.is_none()
+                && queue.count > EVENTS_PER_TARGET_MAX
                 && let Some(oldest) = self.index.oldest_event(&target)?
             {
                 self.batch.delete(Family::Events, &oldest);
@@ -110,6 +116,9 @@ impl Cx<'_, '_> {
                 break;
             }
             self.batch.delete(Family::Events, &event_key(target, event.sequence));
+            if let (Some(bucket), Some(object)) = (bucket_of_target(target), &event.object) {
+                self.unmark_unwritten(bucket, &object.key, event.sequence)?;
+            }
             queue.count = queue.count.saturating_sub(1);
         }
         self.batch.put(Family::Sys, &event_queue_key(target), &queue);

@@ -7,7 +7,7 @@ use md5::{Digest as _, Md5};
 use super::{Cx, Step};
 use crate::command::{ExpireAction, Outcome, Refusal};
 use crate::events::EventKind;
-use crate::records::{VersionBody, VersionRecord};
+use crate::records::VersionRecord;
 
 /// Name of the bucket's document that holds its lifecycle rules.
 pub const LIFECYCLE_DOCUMENT: &str = "lifecycle";
@@ -33,6 +33,10 @@ impl Cx<'_, '_> {
             return Err(Refusal::Stale.into());
         }
         self.check_not_frozen(&slot.bucket, key.as_str())?;
+        // What the upstream does not have yet must not go before it does.
+        if !matches!(action, ExpireAction::Transition { .. }) && self.index.is_unwritten(bucket, key.as_str())? {
+            return Err(Refusal::Stale.into());
+        }
         let is_it = |there: &VersionRecord| there.version == version && there.created == created;
         let current = slot.current.as_ref().filter(|there| is_it(there)).cloned();
         match (action, current) {
@@ -60,7 +64,7 @@ impl Cx<'_, '_> {
                 let older =
                     if is_current { None } else { self.index.older_version(bucket, key, version)?.filter(is_it) };
                 let mut there = current.or(older).ok_or(Refusal::Stale)?;
-                let VersionBody::Object(object) = &mut there.body else { return Err(Refusal::Stale.into()) };
+                let object = there.object_mut().ok_or(Refusal::Stale)?;
                 object.attributes.headers.storage_class.clone_from(class);
                 self.put_back(&slot, &there, is_current);
                 self.notify(&slot.bucket, key, EventKind::Transition, &there);

@@ -23,6 +23,7 @@ mod rename;
 mod restore;
 mod system;
 mod upload;
+mod upstream;
 mod version;
 
 pub use audit::AUDIT_KEEP_DAYS;
@@ -136,6 +137,18 @@ pub fn apply(envelope: &Envelope, index: &Index, batch: &mut Batch<'_>) -> Resul
             })
         }
         Command::AckEvents { target, through } => cx.ack_events(target, *through),
+        Command::PutFetched { bucket, key, object, inline, nonce, source, replaces } => {
+            cx.put_fetched(upstream::PutFetched {
+                bucket: *bucket,
+                key,
+                object,
+                inline: inline.as_deref(),
+                nonce: *nonce,
+                source,
+                replaces: *replaces,
+            })
+        }
+        Command::DropFetched { bucket, key, created } => cx.drop_fetched(*bucket, key, *created),
         Command::From { .. } => Err(Refusal::InvalidState("an origin within an origin").into()),
     };
     let done = done.and_then(|outcome| cx.settle_blocks().map(|()| outcome));

@@ -92,6 +92,7 @@ impl Cx<'_, '_> {
             Cause::Copy => EventKind::CreatedCopy,
             Cause::Post => EventKind::CreatedPost,
         };
+        self.write_back(&slot.bucket, key, &new)?;
         self.notify(&slot.bucket, key, kind, &new);
         Ok(outcome)
     }
@@ -106,6 +107,8 @@ impl Cx<'_, '_> {
     ) -> Step<Outcome> {
         let slot = self.slot(bucket, key)?;
         self.check(condition, slot.current.as_ref())?;
+        // Also where nothing is here: the upstream may have it.
+        self.write_back_removal(&slot.bucket, key)?;
         self.delete_current(&slot, nonce, bypass, [EventKind::RemovedDelete, EventKind::RemovedMarkerCreated])
     }
 
@@ -156,6 +159,9 @@ impl Cx<'_, '_> {
         };
         self.check_unlocked(&there, bypass)?;
         self.remove(&slot, &there)?;
+        if slot.current.as_ref().is_some_and(|current| current.version == version) {
+            self.write_back_removal(&slot.bucket, key)?;
+        }
         self.notify(&slot.bucket, key, EventKind::RemovedDelete, &there);
         Ok(Outcome::Deleted { version: Some(version), delete_marker: there.is_delete_marker() })
     }

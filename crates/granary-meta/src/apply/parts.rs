@@ -7,7 +7,7 @@ use crate::command::{Outcome, Refusal};
 use crate::error::Result;
 use crate::index::Family;
 use crate::index::layout::{garbage_key, manifest_key, object_key, part_key, upload_key, version_key};
-use crate::records::{ObjectRecord, PartOwner, PartPlace, PartRecord, PartRef, Parts, VersionBody, VersionRecord};
+use crate::records::{ObjectRecord, PartOwner, PartPlace, PartRecord, PartRef, Parts, VersionRecord};
 
 impl Cx<'_, '_> {
     /// Takes a new part in: refuses one that is in use already (a command that was proposed twice), and one whose inline
@@ -138,12 +138,9 @@ impl Cx<'_, '_> {
                         self.index.get(Family::Versions, &then)?.ok_or(Refusal::Stale)?,
                     ),
                 };
-                match &mut record.body {
-                    VersionBody::Object(object) => match &mut object.parts {
-                        Parts::One(one) => moved(one)?,
-                        _ => return Err(Refusal::Stale.into()),
-                    },
-                    VersionBody::DeleteMarker => return Err(Refusal::Stale.into()),
+                match record.object_mut().map(|object| &mut object.parts) {
+                    Some(Parts::One(one)) => moved(one)?,
+                    _ => return Err(Refusal::Stale.into()),
                 }
                 self.batch.put(family, &place, &record);
             }

@@ -35,7 +35,7 @@ fn check(condition: &RenameCondition, there: Option<&VersionRecord>, names: [&'s
         EtagMatch::Any => true,
         EtagMatch::OneOf(etags) => etags.iter().any(|e| e == etag),
     };
-    let object = there.and_then(|v| v.object().map(|o| (v.created, o)));
+    let object = there.and_then(|v| v.object().map(|o| (v.modified(), o)));
     let Some((created, object)) = object else {
         return if condition.if_match.is_some() { failed(0) } else { Ok(()) };
     };
@@ -72,6 +72,8 @@ impl Cx<'_, '_> {
             return Err(Refusal::InvalidState("objects of versioned buckets cannot be renamed").into());
         }
         let moved = from.current.clone().filter(|there| !there.is_delete_marker()).ok_or(Refusal::NoSuchKey)?;
+        let source_record = moved;
+        let moved = source_record.clone().into_own();
         if source == destination {
             return Err(Refusal::InvalidState("an object cannot be renamed to its own key").into());
         }
@@ -81,7 +83,7 @@ impl Cx<'_, '_> {
             "x-amz-rename-source-if-modified-since",
             "x-amz-rename-source-if-unmodified-since",
         ];
-        check(source_condition, Some(&moved), of_source)?;
+        check(source_condition, Some(&source_record), of_source)?;
         check(
             condition,
             to.current.as_ref(),
@@ -109,6 +111,8 @@ impl Cx<'_, '_> {
             let used = TokenUse { bucket, source: source.clone(), destination: destination.clone() };
             self.remember_token(&digest, &used)?;
         }
+        self.write_back_removal(&from.bucket, source)?;
+        self.write_back(&to.bucket, destination, &moved)?;
         self.notify(&from.bucket, source, EventKind::RemovedDelete, &moved);
         self.notify(&to.bucket, destination, EventKind::CreatedCopy, &moved);
         Ok(Outcome::Done)

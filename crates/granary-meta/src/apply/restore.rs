@@ -6,7 +6,7 @@ use super::{Cx, Step};
 use crate::command::{Outcome, Refusal};
 use crate::index::Family;
 use crate::index::layout::{manifest_key, object_key, version_key};
-use crate::records::{PartOwner, PartPlace, PartRecord, Parts, VersionBody, VersionRecord};
+use crate::records::{PartOwner, PartPlace, PartRecord, Parts, VersionRecord};
 
 impl Cx<'_, '_> {
     pub(super) fn restore_version(
@@ -37,7 +37,7 @@ impl Cx<'_, '_> {
         }
         let held = held.into_iter().map(|part| self.admit_part(bucket, part, None)).collect::<Step<Vec<_>>>()?;
         let mut version = version.clone();
-        if let VersionBody::Object(object) = &mut version.body
+        if let Some(object) = version.object_mut()
             && let (Parts::One(one), Some(admitted)) = (&mut object.parts, held.first())
         {
             **one = admitted.clone();

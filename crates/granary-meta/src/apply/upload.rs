@@ -183,6 +183,7 @@ impl Cx<'_, '_> {
             at,
         };
         self.remember(upload, &remembered)?;
+        self.write_back(&slot.bucket, key, &new)?;
         self.notify(&slot.bucket, key, EventKind::CreatedComplete, &new);
         Ok(Outcome::Put { version, created, etag, checksum, size_bytes })
     }

@@ -9,7 +9,7 @@ use crate::command::{Outcome, Refusal, VersionChange};
 use crate::events::EventKind;
 use crate::index::Family;
 use crate::index::layout::{object_key, version_key};
-use crate::records::{BucketRecord, VersionBody, VersionRecord, Versioning};
+use crate::records::{BucketRecord, VersionRecord, Versioning};
 
 /// One key of one bucket, with its current version.
 pub(super) struct Slot<'k> {
@@ -161,7 +161,8 @@ impl Cx<'_, '_> {
             (Some(id), Some(_)) => (false, self.index.older_version(bucket, key, id)?),
         };
         let mut record = record.ok_or(Refusal::NoSuchVersion)?;
-        let VersionBody::Object(object) = &mut record.body else { return Err(Refusal::IsDeleteMarker.into()) };
+        let (version, created) = (record.version, record.created);
+        let object = record.object_mut().ok_or(Refusal::IsDeleteMarker)?;
         let locks = slot.bucket.options.object_lock;
         match change {
             VersionChange::Tags(_) if slot.bucket.frozen(key.as_str()).is_some() => {
@@ -179,8 +180,8 @@ impl Cx<'_, '_> {
             VersionChange::Acl(acl) => object.attributes.acl.clone_from(acl),
         }
         let outcome = Outcome::Put {
-            version: record.version,
-            created: record.created,
+            version,
+            created,
             etag: object.etag.clone(),
             checksum: object.checksum.clone(),
             size_bytes: object.size_bytes,

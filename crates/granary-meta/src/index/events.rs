@@ -1,5 +1,7 @@
 //! Reads of the events on their way out.
 
+use granary_types::BucketId;
+
 use super::read::bounded;
 use super::{EventQueue, Family, Index, layout};
 use crate::error::Result;
@@ -31,6 +33,14 @@ impl Index {
     /// The index's.
     pub fn event_queue(&self, target: &str) -> Result<EventQueue> {
         Ok(self.get(Family::Sys, &layout::event_queue_key(target))?.unwrap_or_default())
+    }
+
+    /// Whether the bucket's upstream does not have the key's last change yet.
+    ///
+    /// # Errors
+    /// The index's.
+    pub fn is_unwritten(&self, bucket: BucketId, key: &str) -> Result<bool> {
+        Ok(self.get::<u64>(Family::Sys, &layout::unwritten_key(bucket, key))?.is_some())
     }
 
     /// All targets that events were ever enqueued for.

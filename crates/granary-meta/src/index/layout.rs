@@ -159,6 +159,11 @@ pub(crate) fn event_key(target: &str, sequence: u64) -> Vec<u8> {
     tagged(target.as_bytes(), &[&[0], &sequence.to_be_bytes()])
 }
 
+/// `sys`: number of the last event of a key whose upstream does not have its last change yet.
+pub(crate) fn unwritten_key(bucket: BucketId, key: &str) -> Vec<u8> {
+    tagged(b"w/", &[&bucket.0.to_be_bytes(), key.as_bytes()])
+}
+
 /// `sys`: what a client token stood for.
 pub(crate) fn token_key(digest: &[u8; 16]) -> Vec<u8> {
     tagged(b"t/", &[digest])

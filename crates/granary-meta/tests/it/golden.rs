@@ -8,9 +8,11 @@ use crate::support::*;
 use bytes::Bytes;
 use granary_meta::command::{BucketChange, Command, Condition, DatasetChange, Envelope, EtagMatch, VersionChange};
 use granary_meta::records::{
-    Attributes, BucketOptions, EtagMode, FrozenManifest, FrozenPrefix, PartOwner, PartPlace, PartRef, Parts, Retention,
-    RetentionMode, Sse, SystemHeaders, UploadRecord, VersionBody, VersionRecord, Versioning,
+    Attributes, BucketOptions, EtagMode, Fetched, FetchedObject, FrozenManifest, FrozenPrefix, PartOwner, PartPlace,
+    PartRef, Parts, Retention, RetentionMode, Sse, SystemHeaders, UploadRecord, Verified, VersionBody, VersionRecord,
+    Versioning,
 };
+use granary_meta::upstream::UpstreamRule;
 use granary_types::{
     BucketId, ChecksumAlgorithm, ChecksumHasher, ChecksumKind, DriveId, Scheme, Timestamp, UploadId, VersionId,
 };
@@ -69,6 +71,42 @@ fn records() {
     record.parts = Parts::Manifest { id: UploadId([4; 16]), count: 3 };
     golden("version-manifest-v2", &version(VersionBody::Object(Box::new(record.clone()))));
     golden("version-marker-v2", &version(VersionBody::DeleteMarker));
+    let source = || Fetched {
+        etag: "e-3".to_owned(),
+        modified: Timestamp(1_600_000_000_000_000),
+        at: Timestamp(1_650_000_000_000_000),
+        verified: Verified::Length,
+    };
+    let copy = FetchedObject { object: object(5, 9), source: source() };
+    golden("version-fetched-v1", &version(VersionBody::Fetched(Box::new(copy))));
+    let put = Command::PutFetched {
+        bucket: BucketId(7),
+        key: key("k"),
+        object: Box::new(object(5, 9)),
+        inline: Some(Bytes::from_static(b"sealed")),
+        nonce: [6; 8],
+        source: source(),
+        replaces: Some(Timestamp(4)),
+    };
+    let drop = Command::DropFetched { bucket: BucketId(7), key: key("k"), created: Timestamp(4) };
+    let commands = [put, drop].map(|command| Envelope { at: Timestamp(12_345), command, audit: None });
+    golden("commands-upstream-v1", &commands.to_vec());
+    let rule = UpstreamRule {
+        id: 3,
+        endpoint: "https://s3.example:9000".to_owned(),
+        bucket: "there".to_owned(),
+        prefix: "p/".to_owned(),
+        region: "eu-1".to_owned(),
+        declared_regions: vec!["eu-1".to_owned(), "eu-2".to_owned()],
+        path_style: true,
+        access_key: "AK".to_owned(),
+        secret: b"sealed".to_vec(),
+        ca: b"pem".to_vec(),
+        write_back: true,
+        revalidate_s: Some(60),
+        absent_s: 5,
+    };
+    golden("upstream-rule-v1", &rule);
     golden("part-inline-v2", &part(6, 10, PartPlace::Inline));
     golden(
         "upload-v2",

@@ -17,4 +17,5 @@ mod scale;
 mod shared;
 mod support;
 mod uploads;
+mod upstream;
 mod wall;

@@ -486,7 +486,7 @@ impl Lifetimes {
         };
         let info = front.store.head(request).await.ok()?;
         let attributes = &info.object.attributes;
-        lifetimes.expiration(key.as_str(), info.object.size_bytes, &attributes.tags, info.created)
+        lifetimes.expiration(key.as_str(), info.object.size_bytes, &attributes.tags, info.stored())
     }
 
     /// `x-amz-abort-date` and `x-amz-abort-rule-id` of an upload.

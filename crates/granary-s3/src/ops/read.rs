@@ -1,6 +1,6 @@
 //! GetObject, HeadObject, GetObjectAttributes.
 
-use granary_meta::records::ObjectRecord;
+use granary_meta::records::{ObjectRecord, Verified};
 use granary_store::api::{GetRequest, ObjectInfo, Portion, ReadCondition};
 use granary_types::{Checksum, ObjectKey, RangeSpec};
 use http::header::{EXPIRES, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
@@ -21,6 +21,8 @@ use crate::{body, convert};
 /// Content type of objects stored without one.
 const DEFAULT_CONTENT_TYPE: &str = "binary/octet-stream";
 
+/// What of a copy of an upstream's object was verified: `checksum`, `md5` or `length`.
+const VERIFIED: HeaderName = HeaderName::from_static("x-granary-verified");
 const TAGGING_COUNT: HeaderName = HeaderName::from_static("x-amz-tagging-count");
 
 /// What GetObject and HeadObject have in common of their input.
@@ -122,9 +124,19 @@ impl Shown {
     }
 }
 
+/// Of a copy of an upstream's object: what of it was verified when it was fetched.
+fn verified(info: &ObjectInfo) -> Option<(HeaderName, HeaderValue)> {
+    let value = match info.fetched.as_ref()?.verified {
+        Verified::Checksum => "checksum",
+        Verified::Md5 => "md5",
+        Verified::Length => "length",
+    };
+    Some((VERIFIED, HeaderValue::from_static(value)))
+}
+
 /// `x-amz-expiration` of what is served.
 fn expiration(lifetimes: &Lifetimes, key: &ObjectKey, info: &ObjectInfo) -> Option<String> {
-    lifetimes.expiration(key.as_str(), info.object.size_bytes, &info.object.attributes.tags, info.created)
+    lifetimes.expiration(key.as_str(), info.object.size_bytes, &info.object.attributes.tags, info.stored())
 }
 
 fn tag_count(object: &ObjectRecord) -> Option<i32> {
@@ -157,7 +169,8 @@ pub(crate) async fn get_object(
     let expiration = lifetimes.and_then(|(of, key)| expiration(&of, &key, &info));
     let sums = Fields::of(shown_checksum(&info, input.checksum_mode.as_ref(), is_part));
     let mut shown = Shown::of(&info.object);
-    let headers = shown.headers(input.response_expires.is_some());
+    let mut headers = shown.headers(input.response_expires.is_some());
+    headers.extend(verified(&info));
     let content_range = content_range(&info);
     let len = info.range.len();
     let tag_count = tag_count(&info.object);
@@ -233,6 +246,7 @@ pub(crate) async fn head_object(
     let sums = Fields::of(shown_checksum(&info, input.checksum_mode.as_ref(), is_part));
     let mut shown = Shown::of(&info.object);
     let mut headers = shown.headers(overrides.expires.is_some());
+    headers.extend(verified(&info));
     if let Some(count) = tag_count(&info.object) {
         // s3s knows it of GET only.
         headers.insert(TAGGING_COUNT, HeaderValue::from(count));

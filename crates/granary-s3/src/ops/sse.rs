@@ -118,6 +118,21 @@ pub(crate) fn of_write(front: &FrontDoor, bucket: &BucketRecord, headers: &Heade
     Ok(Asked { sse, key: None, is_named: method.is_some() || default.is_some() })
 }
 
+/// What objects are encrypted with that nobody's request brings: as the bucket's configuration says.
+///
+/// # Errors
+/// `Internal` where the configuration cannot be read.
+pub fn default_sse(bucket: &BucketRecord) -> granary_store::api::Result<Sse> {
+    let Some(document) = bucket.documents.get(encryption::DOCUMENT) else { return Ok(Sse::S3) };
+    let default = BucketDefault::of(document).map_err(|_| {
+        granary_store::StoreError::Internal(format!("bucket {}'s encryption configuration cannot be read", bucket.name))
+    })?;
+    Ok(match default.kms_key {
+        Some(key_id) => Sse::Kms { key_id, context: None, bucket_key_enabled: default.bucket_key },
+        None => Sse::S3,
+    })
+}
+
 /// How a read opens its object.
 ///
 /// # Errors

@@ -5,7 +5,8 @@ use granary_meta::command::Refusal;
 use granary_s3::error::answer;
 use granary_store::StoreError;
 use granary_store::api::BodyError;
-use granary_types::{ChecksumAlgorithm, Timestamp, VersionId};
+use granary_store::upstream::UpstreamError;
+use granary_types::{BucketName, ChecksumAlgorithm, Timestamp, VersionId};
 
 #[test]
 fn every_refusal_has_its_answer() {
@@ -31,6 +32,7 @@ fn every_refusal_has_its_answer() {
         (Refusal::InvalidState("no"), 409, "InvalidBucketState"),
         (Refusal::Stale, 500, "InternalError"),
         (Refusal::BlockGone, 503, "SlowDown"),
+        (Refusal::UpstreamBehind, 503, "SlowDown"),
     ] {
         let shown = format!("{refusal:?}");
         let answer = answer(&StoreError::Refused(refusal), false);
@@ -38,6 +40,10 @@ fn every_refusal_has_its_answer() {
         assert!(!answer.message.is_empty(), "{shown}");
         assert_eq!(answer.is_our_fault, status == 500, "{shown}");
     }
+}
+
+fn upstream(error: UpstreamError) -> StoreError {
+    StoreError::Upstream { bucket: BucketName::new("data").unwrap(), error }
 }
 
 #[test]
@@ -70,6 +76,10 @@ fn every_store_error_has_its_answer() {
         (StoreError::CopyOntoItself, 400, "InvalidRequest", None),
         (StoreError::Unavailable("draining".into()), 503, "SlowDown", Some(("retry-after", "1"))),
         (StoreError::Full, 503, "SlowDown", Some(("retry-after", "1"))),
+        (upstream(UpstreamError::Unreachable("gone".into())), 503, "ServiceUnavailable", Some(("retry-after", "1"))),
+        (upstream(UpstreamError::Refused("403".into())), 502, "UpstreamError", None),
+        (upstream(UpstreamError::Rejected("400".into())), 502, "UpstreamError", None),
+        (upstream(UpstreamError::Lied("short".into())), 502, "UpstreamError", None),
         (StoreError::Corrupt("rot".into()), 500, "InternalError", None),
         (StoreError::Internal("secret detail".into()), 500, "InternalError", None),
     ] {

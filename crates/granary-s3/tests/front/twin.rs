@@ -173,7 +173,7 @@ impl Bucket {
         let bytes = found.bytes.slice(usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap());
         let version = self.shown(found.record.version);
         let created = found.record.created;
-        Ok((ObjectInfo { version, created, object, range, partial, parts_count, part_checksum }, bytes))
+        Ok((ObjectInfo { version, created, object, range, partial, parts_count, part_checksum, fetched: None }, bytes))
     }
 }
 

@@ -11,8 +11,9 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use granary_meta::command::{Condition, EtagMatch};
+use granary_meta::command::{Command, Condition, EtagMatch};
 use granary_meta::records::BucketRecord;
+use granary_meta::upstream::{UPSTREAM_DOCUMENT, Upstreamed};
 use granary_types::{BucketId, BucketName, ObjectKey, Timestamp};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -113,7 +114,13 @@ pub async fn round(store: &Store) -> Round {
     let mut done = Round::default();
     let Ok(buckets) = store.list_buckets() else { return done };
     for bucket in buckets {
-        if let Some(rule) = rule::<Retention>(&bucket, RETENTION)
+        // Checkpoints of an upstream that is not written to are not ours to remove.
+        let is_ours = match Upstreamed::of(&bucket) {
+            Upstreamed::No => true,
+            Upstreamed::Yes(rule) => rule.write_back,
+            Upstreamed::Unreadable => false,
+        };
+        if let Some(rule) = rule::<Retention>(&bucket, RETENTION).filter(|_| is_ours)
             && let Err(error) = thin_out(store, &bucket, &rule, &mut done).await
         {
             tracing::warn!(bucket = %bucket.name, %error, "checkpoints were not thinned out");
@@ -213,6 +220,19 @@ async fn remove(store: &Store, bucket: &BucketName, key: &str, if_match: Option<
     }
 }
 
+/// Removes a copy of an upstream's object, and tells the upstream nothing; `false` if it was refused.
+async fn drop_copy(store: &Store, bucket: &BucketRecord, key: &str, created: Timestamp) -> bool {
+    let Ok(name) = ObjectKey::new(key.to_owned()) else { return false };
+    let command = Command::DropFetched { bucket: bucket.id, key: name, created };
+    match store.inner.propose(command).await {
+        Ok(_) => true,
+        Err(error) => {
+            tracing::debug!(bucket = %bucket.name, key, %error, "not removed");
+            false
+        }
+    }
+}
+
 /// Removes what nobody used for long, and the longest unused while the cache is too large.
 async fn shrink(store: &Store, bucket: &BucketRecord, rule: &CacheRule, done: &mut Round) -> Result<(), AiError> {
     let now = store.inner.clock.now().as_secs();
@@ -221,16 +241,22 @@ async fn shrink(store: &Store, bucket: &BucketRecord, rule: &CacheRule, done: &m
         days => now.saturating_sub(days.saturating_mul(86_400)),
     };
     let mut sum = 0u64;
-    // The longest unused, the youngest of them on top: (last use, key, bytes).
-    let mut oldest: BinaryHeap<(u64, String, u64)> = BinaryHeap::new();
+    let is_upstreamed = bucket.documents.contains_key(UPSTREAM_DOCUMENT);
+    // The longest unused, the youngest of them on top: (last use, key, bytes, since when it is a copy).
+    let mut oldest: BinaryHeap<(u64, String, u64, Option<Timestamp>)> = BinaryHeap::new();
     let mut list = ListRequest { max_keys: 1000, ..ListRequest::default() };
     loop {
-        let page = store.list(&bucket.name, &list).await?;
+        let page = store.inner.list_here(bucket, &list)?;
         for (key, version) in page.objects {
             let Some(object) = version.object() else { continue };
             sum = sum.saturating_add(object.size_bytes);
+            // Of a bucket with an upstream only copies go: nobody else may have the rest.
+            let copied = version.fetched().map(|_| version.created);
+            if copied.is_none() && is_upstreamed {
+                continue;
+            }
             let used = store.inner.uses.last(bucket.id, &key, version.created);
-            oldest.push((used, key, object.size_bytes));
+            oldest.push((used, key, object.size_bytes, copied));
             if oldest.len() > EVICTED_MAX {
                 oldest.pop();
             }
@@ -243,11 +269,15 @@ async fn shrink(store: &Store, bucket: &BucketRecord, rule: &CacheRule, done: &m
     let target = if sum > rule.cache_bytes { rule.cache_bytes / 10 * 9 } else { u64::MAX };
     let mut oldest: Vec<_> = oldest.into_iter().map(Reverse).collect();
     oldest.sort_unstable_by(|a, b| b.cmp(a));
-    for Reverse((used, key, size_bytes)) in oldest {
+    for Reverse((used, key, size_bytes, copied)) in oldest {
         if sum <= target && used >= expired_before {
             break;
         }
-        if remove(store, &bucket.name, &key, None).await {
+        let is_gone = match copied {
+            Some(created) => drop_copy(store, bucket, &key, created).await,
+            None => remove(store, &bucket.name, &key, None).await,
+        };
+        if is_gone {
             sum = sum.saturating_sub(size_bytes);
             done.objects += 1;
         }

@@ -2,6 +2,7 @@
 
 use futures::StreamExt as _;
 use granary_meta::records::{BucketRecord, ObjectRecord, PartPlace, Parts, Sse};
+use granary_meta::upstream::UPSTREAM_DOCUMENT;
 use granary_stripe::PartLayout;
 use granary_types::{BucketName, ByteRange, ObjectKey};
 use serde::Serialize;
@@ -88,7 +89,14 @@ impl Store {
                 }
                 let Ok(key) = ObjectKey::new(name) else { continue };
                 let record = self.inner.bucket(bucket)?;
-                let (version, inline) = self.inner.find_with_inline(&record, &key, Some(version.version))?;
+                // What only the upstream has is fetched first.
+                let wanted = if record.documents.contains_key(UPSTREAM_DOCUMENT) {
+                    self.inner.ensure_here(bucket, &key, None).await?;
+                    None
+                } else {
+                    Some(version.version)
+                };
+                let (version, inline) = self.inner.find_with_inline(&record, &key, wanted)?;
                 let Some(object) = version.object() else { continue };
                 if matches!(object.attributes.sse, Sse::Customer { .. }) {
                     continue;
@@ -111,7 +119,7 @@ impl Store {
         let mut done = Warmed::default();
         let mut list = ListRequest { prefix: prefix.to_owned(), max_keys: 1000, ..ListRequest::default() };
         loop {
-            let page = self.list(bucket, &list).await?;
+            let page = self.inner.list_here(&*self.inner.bucket(bucket)?, &list)?;
             for (_, version) in page.objects {
                 let Some(object) = version.object() else { continue };
                 done.amount += self.evict_object(object)?;

@@ -216,6 +216,8 @@ fn own_event(command: &Command, index: &Index, region: &str, now: Timestamp) -> 
             with(of("RenameObject", bucket, destination.as_str()), &[("source", source.as_str().to_owned())])
         }
         Command::From { command, .. } => return own_event(command, index, region, now),
+        Command::PutFetched { bucket, key, .. } => of("FetchObject", bucket, key.as_str()),
+        Command::DropFetched { bucket, key, .. } => of("DropFetchedObject", bucket, key.as_str()),
         // That an event was delivered is no change of data.
         Command::AckEvents { .. } => return None,
         Command::ExpireAudit { bucket, key } => of("ExpireAuditSegment", bucket, key.as_str()),

@@ -112,7 +112,7 @@ impl Inner {
         loop {
             let request = ListRequest { after: after.clone(), max_keys: 16, ..ListRequest::default() };
             debug_assert!(request.max_keys <= LIST_KEYS_MAX);
-            let page = self.list(&audit_bucket()?, &request)?;
+            let page = self.list_here(&*self.bucket(&audit_bucket()?)?, &request)?;
             if let Some((key, _)) = page.objects.into_iter().find(|(key, _)| key.ends_with(end)) {
                 return Ok(Some(key));
             }

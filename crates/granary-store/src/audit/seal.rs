@@ -70,7 +70,10 @@ pub(crate) async fn begin(inner: &Arc<Inner>, version: &str, owner: &str) -> Res
     let state = inner.index()?.audit_state();
     if state.sealed.segment == 0
         && inner.system(PREFIX)?.is_none()
-        && !inner.list(&name, &ListRequest { max_keys: 1, ..ListRequest::default() })?.objects.is_empty()
+        && !inner
+            .list_here(&*inner.bucket(&name)?, &ListRequest { max_keys: 1, ..ListRequest::default() })?
+            .objects
+            .is_empty()
     {
         // The index was lost and rebuilt from shards: a new chain beside the old one's segments.
         let prefix = format!("after-{}/", date::iso_micros(inner.clock.now()));
@@ -271,7 +274,7 @@ pub(crate) async fn expire(inner: &Arc<Inner>) -> Result<u64> {
     let bucket = inner.bucket(&name)?;
     let oldest = Timestamp(inner.clock.now().0.saturating_sub(inner.keep_days()?.saturating_mul(DAY_US)));
     let request = ListRequest { max_keys: 1000, ..ListRequest::default() };
-    let page = inner.list(&name, &request)?;
+    let page = inner.list_here(&*inner.bucket(&name)?, &request)?;
     let mut gone = 0;
     for object in page.objects.iter().take_while(|object| object.1.created < oldest) {
         let key = ObjectKey::new(object.0.as_str()).map_err(|error| StoreError::Internal(error.to_string()))?;

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, clippy::missing_panics_doc)]
 
+pub mod upstream;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,6 +86,10 @@ impl TestStore {
     }
 
     pub async fn with(scheme: Scheme, drives_count: usize) -> Self {
+        Self::with_options(scheme, drives_count, |_| {}).await
+    }
+
+    pub async fn with_options(scheme: Scheme, drives_count: usize, change: impl FnOnce(&mut StoreOptions)) -> Self {
         let meta = Arc::new(MemoryProposer::new(Arc::new(SystemClock)).expect("an index in memory"));
         let mut drives = Vec::new();
         for _ in 0..drives_count {
@@ -95,12 +101,13 @@ impl TestStore {
         }
         let provider = Arc::new(MemoryKeyProvider::generate());
         let header_key = Secret32::random();
-        let options = StoreOptions {
+        let mut options = StoreOptions {
             scheme,
             garbage_quarantine: Duration::ZERO,
             orphan_grace: Duration::ZERO,
             ..StoreOptions::default()
         };
+        change(&mut options);
         let shelf = SharedShelf::new(Mutex::new(Shelf::new(ClusterId([7; 16]))));
         let store = Self::open(&meta, &drives, &provider, &shelf, &header_key, &options);
         Self { store, meta, drives, provider, shelf, header_key, options }

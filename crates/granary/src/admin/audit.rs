@@ -22,7 +22,7 @@ const PAGE_RECORDS: usize = 2_000;
 /// Anchors of one answer.
 const PAGE_ANCHORS: usize = 500;
 /// Fields of a request that its event keeps. No others: bodies may carry secrets.
-const KEPT: [&str; 16] = [
+const KEPT: [&str; 20] = [
     "drive",
     "path",
     "deep",
@@ -39,6 +39,10 @@ const KEPT: [&str; 16] = [
     "version",
     "regions",
     "expires",
+    "endpoint",
+    "upstream_bucket",
+    "prefix",
+    "write_back",
 ];
 
 fn internal(error: granary_store::StoreError) -> Refusal {

@@ -14,6 +14,7 @@ mod quota;
 pub(crate) mod residency;
 pub(crate) mod runfile;
 pub(crate) mod scraper;
+mod upstream;
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -318,6 +319,9 @@ impl Admin {
             (_, path) if path.starts_with("/admin/v1/keys") => keys::answer(node, method, path, body).await,
             ("POST", "/admin/v1/quota/show") => quota::show(node, body),
             ("POST", "/admin/v1/quota/set") => quota::set(node, body).await,
+            ("POST", "/admin/v1/upstream/show") => upstream::show(node, body),
+            ("POST", "/admin/v1/upstream/set") => upstream::set(node, body).await,
+            ("POST", "/admin/v1/upstream/clear") => upstream::clear(node, body).await,
             ("POST", "/admin/v1/access") => match self.iam.get() {
                 Some(iam) => access::act(iam, node, body).await,
                 None => Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, "the node is still starting".to_owned())),

@@ -4,8 +4,7 @@
 //! `X-Granary-Signature: sha256=HEX`, the HMAC-SHA-256 of `X-Granary-Timestamp`, a dot and the body. Redirects are not
 //! followed; proxies in the environment are not used.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use bytes::Bytes;
@@ -16,30 +15,23 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
-use tokio::net::TcpStream;
+use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
 use super::DeliveryError;
 use super::target::{self, WebhookTarget};
+use crate::outbound::{Roots, connector, dial};
 
 const SIGNATURE: HeaderName = HeaderName::from_static("x-granary-signature");
 const TIMESTAMP: HeaderName = HeaderName::from_static("x-granary-timestamp");
 const EVENT: HeaderName = HeaderName::from_static("x-granary-event");
 const SEQUENCE: HeaderName = HeaderName::from_static("x-granary-sequence");
+/// Time to connect.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections kept open for the next events.
 const IDLE_MAX: usize = 8;
 /// Of an answer, at most so much is read.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
-/// Where distributions keep the system's certificates.
-static SYSTEM_CERTIFICATES: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
-
 /// An endpoint.
 pub(super) struct Webhook {
     url: Uri,
@@ -47,26 +39,6 @@ pub(super) struct Webhook {
     secret: Option<hmac::Key>,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
-}
-
-fn certificates(path: &Path) -> Result<rustls::RootCertStore, String> {
-    let file = std::fs::File::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let mut roots = rustls::RootCertStore::empty();
-    let found = CertificateDer::pem_reader_iter(std::io::BufReader::new(file)).filter_map(Result::ok);
-    let (added, _) = roots.add_parsable_certificates(found);
-    if added == 0 { Err(format!("{}: no certificate in it can be used", path.display())) } else { Ok(roots) }
-}
-
-fn connector(ca_file: Option<&Path>) -> Result<TlsConnector, String> {
-    let system = || SYSTEM_CERTIFICATES.iter().map(Path::new).find(|path| path.exists());
-    let file = ca_file.or_else(system).ok_or("no system certificates were found: name a ca_file")?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(certificates(file)?)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 impl Webhook {
@@ -85,7 +57,7 @@ impl Webhook {
         };
         let tls = match target.url.scheme_str() {
             Some("https") => {
-                let connector = connector(target.ca_file.as_deref()).map_err(named)?;
+                let connector = connector(&Roots::File(target.ca_file.as_deref())).map_err(named)?;
                 let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
                 let name = ServerName::try_from(bare).map_err(|error| named(error.to_string()))?;
                 Some((connector, name))
@@ -125,8 +97,7 @@ impl Webhook {
         let failed = |error: &dyn std::fmt::Display| DeliveryError::Unavailable(format!("{}: {error}", self.host()));
         let host = self.url.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         let port = self.url.port_u16().unwrap_or(if self.tls.is_some() { 443 } else { 80 });
-        let stream = TcpStream::connect((host, port)).await.map_err(|error| failed(&error))?;
-        let _ = stream.set_nodelay(true);
+        let stream = dial(host, port, CONNECT_TIMEOUT).await.map_err(|error| failed(&error))?;
         match &self.tls {
             None => handshake(TokioIo::new(stream)).await,
             Some((connector, name)) => {
