@@ -9,7 +9,7 @@
 use std::sync::{Arc, OnceLock};
 
 use granary_types::ChecksumAlgorithm;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH};
+use http::header::CONTENT_LENGTH;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use http_body_util::BodyExt as _;
 use s3s::route::S3Route;
@@ -18,7 +18,7 @@ use s3s::{Body, S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
 
 use crate::auth::Access;
 use crate::context::{Trace, operation_index};
-use crate::lenient::without_signature;
+use crate::lenient::serve_again;
 use crate::ops::access::malformed_xml;
 
 const OPEN: &str = "<BlockedEncryptionTypes";
@@ -115,31 +115,23 @@ impl S3Route for Blocking {
     }
 
     async fn call(&self, request: S3Request<Body>) -> S3Result<S3Response<Body>> {
-        let internal = || S3Error::new(S3ErrorCode::InternalError);
-        let service = self.inner.get().ok_or_else(internal)?;
-        let read = http_body_util::Limited::new(request.input, self.bytes_max).collect().await;
+        let mut body = Body::empty();
+        let request = request.map_input(|input| body = input);
+        let read = http_body_util::Limited::new(body, self.bytes_max).collect().await;
         // Why it could not be read is with the trace, and takes this one's place.
         let document = read.map_err(|_| S3Error::new(S3ErrorCode::IncompleteBody))?.to_bytes();
         let text = std::str::from_utf8(&document).map_err(|_| malformed_xml("The document is not UTF-8"))?;
         let (text, blocked) = taken_out(text)?;
-        let mut again = http::Request::new(Body::from(text.clone()));
-        *again.method_mut() = request.method;
-        *again.uri_mut() = without_signature(&request.uri).ok_or_else(internal)?;
-        *again.headers_mut() = request.headers;
-        *again.extensions_mut() = request.extensions;
-        again.headers_mut().remove(AUTHORIZATION);
-        drop_claims(again.headers_mut());
-        again.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(text.len()));
+        let length = HeaderValue::from(text.len());
+        let mut again = request.map_input(|()| Body::from(text));
         if let Some(blocked) = blocked {
-            again.extensions_mut().insert(blocked);
+            again.extensions.insert(blocked);
         }
-        let (parts, body) = service.call(again).await.map_err(|_| internal())?.into_parts();
-        Ok(S3Response {
-            output: body,
-            status: Some(parts.status),
-            headers: parts.headers,
-            extensions: parts.extensions,
-        })
+        let mend = |headers: &mut HeaderMap| {
+            drop_claims(headers);
+            headers.insert(CONTENT_LENGTH, length);
+        };
+        serve_again(&self.inner, again, mend).await
     }
 }
 

@@ -162,23 +162,28 @@ impl S3Route for Lenient {
     }
 
     async fn call(&self, request: S3Request<Body>) -> S3Result<S3Response<Body>> {
-        let internal = || S3Error::new(s3s::S3ErrorCode::InternalError);
-        let service = self.inner.get().ok_or_else(internal)?;
-        let mut again = http::Request::new(Body::empty());
-        *again.method_mut() = request.method;
-        *again.uri_mut() = without_signature(&request.uri).ok_or_else(internal)?;
-        *again.headers_mut() = request.headers;
-        *again.extensions_mut() = request.extensions;
-        again.headers_mut().remove(AUTHORIZATION);
-        help(again.headers_mut());
-        let (parts, body) = service.call(again).await.map_err(|_| internal())?.into_parts();
-        Ok(S3Response {
-            output: body,
-            status: Some(parts.status),
-            headers: parts.headers,
-            extensions: parts.extensions,
-        })
+        serve_again(&self.inner, request.map_input(|_| Body::empty()), help).await
     }
+}
+
+/// Serves a request whose signature is proven once more, without it, by a service that takes the identity that was proven;
+/// `mend` changes its headers.
+pub(crate) async fn serve_again(
+    inner: &OnceLock<S3Service>,
+    request: S3Request<Body>,
+    mend: impl FnOnce(&mut HeaderMap),
+) -> S3Result<S3Response<Body>> {
+    let internal = || S3Error::new(s3s::S3ErrorCode::InternalError);
+    let service = inner.get().ok_or_else(internal)?;
+    let mut again = http::Request::new(request.input);
+    *again.method_mut() = request.method;
+    *again.uri_mut() = without_signature(&request.uri).ok_or_else(internal)?;
+    *again.headers_mut() = request.headers;
+    *again.extensions_mut() = request.extensions;
+    again.headers_mut().remove(AUTHORIZATION);
+    mend(again.headers_mut());
+    let (parts, body) = service.call(again).await.map_err(|_| internal())?.into_parts();
+    Ok(S3Response { output: body, status: Some(parts.status), headers: parts.headers, extensions: parts.extensions })
 }
 
 #[cfg(test)]

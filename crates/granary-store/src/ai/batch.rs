@@ -190,13 +190,15 @@ async fn open_item(shards: &OpenShards, item: Item, how: How) -> std::result::Re
     let got = if item.denied {
         return Ok(denied(&item.name));
     } else if let Some(member) = &item.member {
-        shards.member(&item.key, item.version, member, item.range).await.map(|(info, member, range, body)| {
+        shards.member(&item.key, item.version, member, item.range).await.map(|(object, member, range, body)| {
+            let info = object.info();
             let etag = if how.with_info { member_etag(&info.object.etag, &member) } else { String::new() };
             (Facts { etag, version: info.version, created: info.created, size_bytes: range.len() }, body)
         })
     } else if let Some((start, end)) = item.place {
-        shards.place(&item.key, item.version, start, end).await.map(|(info, body)| {
-            let etag = if how.with_info { info.object.etag } else { String::new() };
+        shards.place(&item.key, item.version, start, end).await.map(|(object, body)| {
+            let info = object.info();
+            let etag = if how.with_info { info.object.etag.clone() } else { String::new() };
             (Facts { etag, version: info.version, created: info.created, size_bytes: end - start }, body)
         })
     } else {

@@ -15,7 +15,7 @@ use crate::ai::AiError;
 use crate::ai::shard::{ShardIndex, Shards, TRIES_MAX};
 use crate::ai::source::Found;
 use crate::ai::tar::Member;
-use crate::api::{BodyOut, GetRequest, ObjectInfo, ObjectReader, ObjectStore, Portion, ReadCondition, Unlock};
+use crate::api::{BodyOut, GetRequest, ObjectReader, ObjectStore, Portion, ReadCondition, Unlock};
 use crate::error::StoreError;
 
 /// For so long an object is not looked up again.
@@ -61,7 +61,7 @@ impl OpenShards {
         version: Option<VersionId>,
         name: &str,
         range: Option<RangeSpec>,
-    ) -> Result<(ObjectInfo, Member, ByteRange, BodyOut), AiError> {
+    ) -> Result<(Arc<dyn ObjectReader>, Member, ByteRange, BodyOut), AiError> {
         let mut tries = 0;
         let (shard, index) = loop {
             tries += 1;
@@ -81,7 +81,7 @@ impl OpenShards {
             }
         };
         let body = shard.reader.read(member.offset + range.start, member.offset + range.end).await?;
-        Ok((shard.reader.info().clone(), member, range, body))
+        Ok((Arc::clone(&shard.reader), member, range, body))
     }
 
     /// Bytes `start..end` of an object.
@@ -94,13 +94,13 @@ impl OpenShards {
         version: Option<VersionId>,
         start: u64,
         end: u64,
-    ) -> Result<(ObjectInfo, BodyOut), AiError> {
+    ) -> Result<(Arc<dyn ObjectReader>, BodyOut), AiError> {
         let shard = self.shard(key, version).await?;
-        let info = shard.reader.info();
-        if end > info.object.size_bytes {
+        if end > shard.reader.info().object.size_bytes {
             return Err(AiError::Changed);
         }
-        Ok((info.clone(), shard.reader.read(start, end).await?))
+        let body = shard.reader.read(start, end).await?;
+        Ok((Arc::clone(&shard.reader), body))
     }
 
     async fn index(&self, key: &ObjectKey, shard: &OpenShard) -> Result<Arc<ShardIndex>, AiError> {
